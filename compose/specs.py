@@ -1,0 +1,215 @@
+"""Frozen, torch-free descriptions of backbones, adapters, fusions and heads.
+
+These are the vocabulary that all layers share: graph, passes and cost read only these.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+RESERVED = frozenset({"loss", "labels", "route", "tasks", "loss_weights"})
+
+SUBLAYERS = ("attn", "cross.attn", "ffn")
+LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}
+
+Closing = Literal["backbone", "adapter"]
+"""Who closes a sub-layer site: the backbone (residual addition and LayerNorm), or the adapter."""
+
+
+def linear_sites(sublayer: str) -> tuple[str, ...]:
+    """The names of the linear sites of a sub-layer.
+
+    >>> linear_sites("cross.attn")
+    ('cross.attn.q', 'cross.attn.k', 'cross.attn.v', 'cross.attn.o')
+    """
+    prefix, _, kind = sublayer.rpartition(".")
+    names = tuple(f"{kind}.{linear}" for linear in LINEARS[kind])
+    return tuple(f"{prefix}.{name}" for name in names) if prefix else names
+
+
+@dataclass(frozen=True)
+class SiteSpec:
+    """A place where an adapter may act.
+
+    Args:
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, ...
+        kind: `sublayer` (y is a sub-layer's output) or `linear` (y is a linear map's output).
+        width_in: width of the context c: the map's input, or the hidden size.
+        width_out: width of the value y.
+        memory: the map reads the encoder's states (keys and values of cross-attention).
+    """
+
+    name: str
+    kind: Literal["sublayer", "linear"]
+    width_in: int
+    width_out: int
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class SubLayerSpec:
+    """A sub-layer: its value site, its linear sites, and what it costs.
+
+    Args:
+        site: the site of its output.
+        norm: `post` if a LayerNorm closes the site after the residual addition, else `pre`.
+        linears: the linear sites inside it.
+        multiplies: multiply-adds a token of all its linear maps on the layer's own tokens.
+        memory_multiplies: multiply-adds a token of its maps over the encoder's states.
+        attention_width: heads x head width of its attention, 0 if it has none.
+    """
+
+    site: SiteSpec
+    norm: Literal["post", "pre"]
+    linears: tuple[SiteSpec, ...] = ()
+    multiplies: int = 0
+    memory_multiplies: int = 0
+    attention_width: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.site.name
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One block of the backbone; `index` numbers them through encoder, then decoder."""
+
+    index: int
+    stack: Literal["encoder", "decoder"]
+    sublayers: tuple[SubLayerSpec, ...]
+
+    @cached_property
+    def sites(self) -> dict[str, SiteSpec]:
+        """Every site of the layer by name."""
+        return {site.name: site for sub in self.sublayers for site in (*sub.linears, sub.site)}
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What the compiler knows of a backbone.
+
+    Args:
+        architecture: transformers' `model_type`.
+        hidden_size: width of the states.
+        layers: the blocks, encoder first.
+        causal: tokens see only what is before them (GPT-2, LLaMA).
+        modality: `text` or `image`.
+        fixed_multiplies: multiply-adds a row outside the layers (poolers, patch embedding).
+        tokens: tokens of a row where the input fixes them (images), else None.
+        vocabulary: size of the vocabulary, 0 for images.
+    """
+
+    architecture: str
+    hidden_size: int
+    layers: tuple[LayerSpec, ...]
+    causal: bool = False
+    modality: Literal["text", "image"] = "text"
+    fixed_multiplies: int = 0
+    tokens: int | None = None
+    vocabulary: int = 0
+
+    def __hash__(self) -> int:  # computed once: every cache of plans asks for it
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.architecture, self.hidden_size, self.layers, self.fixed_multiplies))
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether there is a decoder after an encoder."""
+        return {layer.stack for layer in self.layers} == {"encoder", "decoder"}
+
+
+@dataclass(frozen=True)
+class ActingSpec:
+    """An adapter's part at one site.
+
+    Args:
+        layer: index of the layer.
+        site: name of the site.
+        rank: width of the bottleneck or rank of the increment.
+        parameters: number of weights.
+        multiplies: multiply-adds a token.
+        increment_multiplies: those of its increment alone.
+        shape: parts of equal shape can run as one grouped product; anything hashable.
+        closing: who closes the site after it.
+    """
+
+    layer: int
+    site: str
+    rank: int
+    parameters: int
+    multiplies: int
+    increment_multiplies: int
+    shape: tuple[object, ...]
+    closing: Closing = "backbone"
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What the compiler knows of an adapter.
+
+    Args:
+        name: its name.
+        method: the kind of adapter.
+        parts: where it acts.
+        fusible: whether it has an increment, and so can be fused.
+    """
+
+    name: str
+    method: str
+    parts: tuple[ActingSpec, ...]
+    fusible: bool = True
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.method, self.parts))
+
+    @cached_property
+    def by_site(self) -> dict[tuple[int, str], ActingSpec]:
+        """Its parts by (layer, site)."""
+        return {(part.layer, part.site): part for part in self.parts}
+
+
+@dataclass(frozen=True)
+class FusionSpec:
+    """What the compiler knows of a fusion: its own weights exist at `sites`.
+
+    Args:
+        name: its own name.
+        children: number of candidates that its weights were made for (any number works).
+        sites: (layer, site) pairs at which it has weights.
+        query, key, value: which matrices it has.
+    """
+
+    name: str
+    sites: frozenset[tuple[int, str]]
+    query: bool = True
+    key: bool = True
+    value: bool = True
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What the compiler knows of a head.
+
+    Args:
+        name: its name, and so the task's.
+        kind: `classification`, `tagging`, `causal_lm`, `custom`, ...
+        token_multiplies: multiply-adds a token.
+        row_multiplies: multiply-adds a row.
+    """
+
+    name: str
+    kind: str
+    token_multiplies: int = 0
+    row_multiplies: int = 0

@@ -1,0 +1,1 @@
+"""Adapter methods: a torch-free `spec` and a torch `module` for each."""

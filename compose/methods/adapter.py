@@ -1,0 +1,61 @@
+"""An adapter: its config, and its parts at all the sites where it acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from torch import Tensor, nn
+
+from compose.methods.config import Config
+from compose.methods.modules import PARTS
+from compose.methods.part import Part
+from compose.methods.tensors import canonical, key_of, load_strictly
+from compose.specs import BackboneSpec
+
+
+class Adapter(nn.Module):
+    """A named adapter over a backbone.
+
+    Args:
+        name: its name.
+        config: its options.
+        backbone: the backbone that it is made for.
+
+    Raises:
+        ConfigError: if the options do not fit the backbone.
+    """
+
+    def __init__(self, name: str, config: Config, backbone: BackboneSpec) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.spec = config.describe(name, backbone)
+        build = cast(Callable[..., Part], PARTS[config.method])
+        layers = {layer.index: layer for layer in backbone.layers}
+        self.parts = nn.ModuleDict(
+            {
+                key_of(acting.layer, acting.site): build(config, acting, layers[acting.layer].sites[acting.site])
+                for acting in self.spec.parts
+            }
+        )
+
+    def part(self, layer: int, site: str) -> Part:
+        """Its part at a (layer, site) of its spec.
+
+        Raises:
+            KeyError: if it does not act there.
+        """
+        return cast(Part, self.parts[key_of(layer, site)])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights by canonical name, `<layer>.<site>.<weight>`: `3.attn.q.a`."""
+        return canonical(self.parts)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights by canonical name: all of them, or none.
+
+        Raises:
+            FileError: naming all that is missing, unexpected, misshapen or not finite.
+        """
+        load_strictly(self.tensors(), tensors, f"adapter {self.name!r}")

@@ -1,0 +1,1 @@
+"""Bottleneck adapters: down, non-linearity, up."""

@@ -1,0 +1,1 @@
+"""AdapterFusion: attention over the increments of several adapters."""

@@ -1,0 +1,301 @@
+"""AdapterFusion at one site, and a fusion over all its sites.
+
+With query h, candidates' increments u_i = U_i z_i + b_i and residual x:
+q = Wq h + bq, s_i = q.(Wk u_i + bk), p = softmax(dropout(s) / T), out = x + sum_i p_i Wv u_i.
+`reference` computes that as it stands. `mix` needs no product of width x width per candidate,
+and `mix_folded` none at all: the same numbers, since every step but the softmax is linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compose.methods import init
+from compose.methods.fusion.module_candidates import Candidate, Candidates, columns_of
+from compose.methods.fusion.module_fold import Folded, Folds, multiplied
+from compose.methods.fusion.spec import FusionConfig
+from compose.methods.part import Factors, LowRank
+from compose.methods.tensors import canonical, key_of, load_strictly
+
+TEMPERATURE = 50.0
+COOLING = 0.05
+REGULARIZATION = 0.01
+
+
+class FusionPart(nn.Module):
+    """A fusion's weights at one site.
+
+    Args:
+        config: the options.
+        width: width of the site's value.
+        dropout: on the scores, where the config names none.
+    """
+
+    temperature: Tensor | None
+
+    def __init__(self, config: FusionConfig, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.dropout = dropout if config.dropout_prob is None else config.dropout_prob
+        self.query = init.linear(width, width) if config.query else None
+        self.key = init.linear(width, width) if config.key else None
+        self.value = init.linear(width, width, bias=False) if config.value else None
+        self.register_buffer("temperature", torch.tensor(TEMPERATURE) if config.temperature else None)
+        self._folds = Folds()
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw query and key; the value matrix starts as next to the identity."""
+        for matrix in (self.query, self.key, self.value):
+            if matrix is not None:
+                init.normal(matrix.weight, None)
+        if self.value is not None and self.config.value_initialized:
+            self.value.weight.fill_(1e-6).fill_diagonal_(1.0)
+
+    def reference(
+        self, query: Tensor, candidates: Sequence[Tensor | None], residual: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The fusion as it is written down; what the fast forms are held against.
+
+        Args:
+            query: [..., tokens, width].
+            candidates: increments [..., tokens, width]; None is zero.
+            residual: [..., tokens, width]; None leaves the mixture without one.
+
+        Returns:
+            The mixture with the residual, and the attention [..., tokens, candidates].
+        """
+        query, residual = self._taken(query, residual)
+        each = [torch.zeros_like(residual) if one is None else self._own(one) for one in candidates]
+        increments = torch.stack(each, dim=-2)
+        if self.config.residual_before:
+            increments = increments + residual.unsqueeze(-2)
+        keys = increments if self.key is None else self.key(increments)
+        scores = torch.einsum("...d,...nd->...n", self._queried(query), keys)
+        weights = self._attention(scores)
+        values = increments
+        if self.value is not None and self.config.value_before_softmax:
+            values = self.value(values)
+        mixture = torch.einsum("...n,...nd->...d", weights, values)
+        if self.value is not None and not self.config.value_before_softmax:
+            mixture = self.value(mixture)
+        return mixture if self.config.residual_before else mixture + residual, weights
+
+    def mix(self, query: Tensor, candidates: Sequence[Candidate], residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The fusion without a tensor of candidates x width a token.
+
+        Args:
+            query: [..., tokens, width].
+            candidates: increments, in factors where they have them.
+            residual: [..., tokens, width]; None leaves the mixture without one.
+
+        Returns:
+            The mixture with the residual, and the attention [..., tokens, candidates].
+        """
+        query, residual = self._taken(query, residual)
+        joined = Candidates.of(candidates, query.dtype)
+        columns = columns_of([one.factors for one in candidates if isinstance(one, LowRank)], query.dtype)
+        queried = self._queried(query)
+        against = queried if self.key is None else queried @ self.key.weight
+        scores = joined.scores(None if columns is None else against @ columns, against)
+        if self._drops():
+            scores = scores + self._shared(queried, against, residual)
+        weights = self._attention(scores)
+        return self._closed(joined.mixed(weights, columns), residual), weights
+
+    def mix_folded(
+        self,
+        query: Tensor,
+        candidates: Sequence[Candidate],
+        residual: Tensor | None,
+        folded: Folded | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The fusion with all constant products made beforehand; for inference.
+
+        No gradient reaches the weights that were multiplied out. While dropout acts on the
+        scores, and in compiled code without `folded`, it is `mix`.
+
+        Args:
+            query, candidates, residual: as for `mix`.
+            folded: what `fold` gave for these candidates, for compiled code, which cannot ask
+                whether weights have changed; looked up otherwise.
+
+        Returns:
+            The mixture with the residual, and the attention [..., tokens, candidates].
+        """
+        if self._drops() or (folded is None and torch.compiler.is_compiling()):
+            return self.mix(query, candidates, residual)
+        query, residual = self._taken(query, residual)
+        factors = [one.factors for one in candidates if isinstance(one, LowRank)]
+        if folded is None:
+            folded = self.fold(factors, dense=any(isinstance(one, Tensor) for one in candidates))
+        joined = Candidates.of(candidates, query.dtype)
+        against = query
+        if folded.scores is not None:
+            against = functional.linear(query, folded.scores, folded.score_bias)
+        if folded.values is None:
+            columns = columns_of(factors, query.dtype)
+            scores = joined.scores(None if columns is None else against @ columns, against)
+            weights = self._attention(scores)
+            return self._closed(joined.mixed(weights, columns), residual), weights
+        weights = self._attention(joined.scores(against, query))
+        mixture = joined.mixed(weights, folded.values)
+        return self._closed(mixture, residual, valued=True), weights
+
+    def fold(self, factors: Sequence[Factors], dense: bool = False) -> Folded:
+        """The constant products of this fusion with some candidates, from a cache where still true.
+
+        Args:
+            factors: of the low-rank candidates, in order.
+            dense: whether others are dense: only query and key can be multiplied out then.
+        """
+        if dense:
+            factors = ()
+        sources: list[Tensor] = list(self.parameters())
+        for one in factors:
+            sources += one.sources or ((one.up,) if one.bias is None else (one.up, one.bias))
+        shape = tuple((one.up.shape, one.bias is None) for one in factors)
+
+        def build() -> Folded:
+            columns = columns_of(factors, self._dtype) if factors else None
+            return multiplied(self.query, self.key, self.value, columns)
+
+        return self._folds.get(shape, sources, build)
+
+    def advance(self) -> None:
+        """One training step: the temperature falls, to 1 at last."""
+        if self.temperature is not None:
+            with torch.no_grad():
+                self.temperature.sub_(COOLING).clamp_(min=1.0)
+
+    def regularization_loss(self) -> Tensor:
+        """0.01 times the squared distance of the value matrix from the identity, a scalar."""
+        if self.value is None or not self.config.regularization:
+            return torch.zeros(())
+        weight = self.value.weight
+        identity = torch.eye(self.width, dtype=weight.dtype, device=weight.device)
+        return REGULARIZATION * (weight - identity).square().sum()
+
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """The dtype that it computes in; None, that of what comes in, if it has no matrix."""
+        for matrix in (self.query, self.key, self.value):
+            if matrix is not None:
+                return matrix.weight.dtype
+        return None
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        dtype = self._dtype
+        return tensor if dtype is None else tensor.to(dtype)
+
+    def _taken(self, query: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        query = self._own(query)
+        return query, torch.zeros_like(query) if residual is None else self._own(residual)
+
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _queried(self, query: Tensor) -> Tensor:
+        return query if self.query is None else cast(Tensor, self.query(query))
+
+    def _attention(self, scores: Tensor) -> Tensor:
+        scores = functional.dropout(scores, self.dropout, self.training)
+        if self.temperature is not None:
+            scores = scores / self.temperature.to(scores.dtype)
+        precise = torch.promote_types(scores.dtype, torch.float32)
+        return scores.softmax(-1, dtype=precise).to(scores.dtype)
+
+    def _shared(self, queried: Tensor, against: Tensor, residual: Tensor) -> Tensor:
+        """The part of the scores that all candidates share, [..., tokens, 1].
+
+        It moves no softmax, but dropout would take it from some candidates.
+        """
+        shared = torch.zeros_like(residual[..., :1])
+        if self.key is not None:
+            shared = shared + (queried @ self.key.bias).unsqueeze(-1)
+        if self.config.residual_before:
+            shared = shared + (against * residual).sum(-1, keepdim=True)
+        return shared
+
+    def _valued(self, tensor: Tensor) -> Tensor:
+        return tensor if self.value is None else cast(Tensor, self.value(tensor))
+
+    def _closed(self, mixture: Tensor | None, residual: Tensor, valued: bool = False) -> Tensor:
+        """Value matrix and residual in their order.
+
+        Args:
+            mixture: the weighted increments; None if all are zero.
+            residual: what the mixture is added to.
+            valued: whether the value matrix is in the mixture already.
+        """
+        if not self.config.residual_before:
+            if mixture is None:
+                return residual
+            return (mixture if valued else self._valued(mixture)) + residual
+        if mixture is None or valued:
+            residual = self._valued(residual)
+            return residual if mixture is None else mixture + residual
+        return self._valued(mixture + residual)
+
+
+class Fusion(nn.Module):
+    """A named fusion: its config, and its parts at all the sites where its children act.
+
+    Args:
+        name: its own name.
+        config: its options.
+        sites: the width of the value at each (layer, site).
+        dropout: on the scores, where the config names none: the backbone's attention dropout.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: FusionConfig,
+        sites: Mapping[tuple[int, str], int],
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.spec = config.describe(name, sites)
+        self.parts = nn.ModuleDict(
+            {key_of(layer, site): FusionPart(config, width, dropout) for (layer, site), width in sites.items()}
+        )
+
+    def part(self, layer: int, site: str) -> FusionPart:
+        """Its part at a (layer, site) of its spec.
+
+        Raises:
+            KeyError: if it has no weights there.
+        """
+        return cast(FusionPart, self.parts[key_of(layer, site)])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights by canonical name, `3.ffn.query.weight`; `3.ffn.temperature` if it has one."""
+        return canonical(self.parts)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take weights by canonical name: all of them, or none.
+
+        Raises:
+            FileError: naming all that is missing, unexpected, misshapen or not finite.
+        """
+        load_strictly(self.tensors(), tensors, f"fusion {self.name!r}")
+
+    def advance(self) -> None:
+        """One training step: the temperature falls, where there is one."""
+        for part in self.parts.values():
+            cast(FusionPart, part).advance()
+
+    def regularization_loss(self) -> Tensor:
+        """The sum of the parts' distances from the identity, a scalar."""
+        losses = [cast(FusionPart, part).regularization_loss() for part in self.parts.values()]
+        return torch.stack(losses).sum() if losses else torch.zeros(())

@@ -1,0 +1,134 @@
+"""Products of frozen weights, kept until one of the weights changes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+KEPT = 4
+"""How many sets of candidates a fusion keeps products for."""
+
+
+class Folded(NamedTuple):
+    """A fusion's matrices multiplied into those of its candidates.
+
+    Args:
+        scores: [columns, width] if all candidates are low-rank, else the map from the query to
+            what increments are compared with, [width, width].
+        score_bias: [columns] or [width]; None where there is no query bias.
+        values: value matrix times the candidates' up-projections, [width, columns]; None with
+            dense candidates.
+    """
+
+    scores: Tensor | None
+    score_bias: Tensor | None
+    values: Tensor | None
+
+
+def multiplied(
+    query: nn.Linear | None, key: nn.Linear | None, value: nn.Linear | None, columns: Tensor | None
+) -> Folded:
+    """All products of a fusion's matrices (None: the identity) with its candidates' columns.
+
+    Args:
+        query, key, value: the three maps.
+        columns: [width, columns]: up-projections and biases; None with dense candidates.
+    """
+    # the scores of increments U z are (U^T Wk^T q).z, and q is Wq h + bq
+    rows = None if key is None else key.weight
+    if columns is not None:
+        rows = columns if rows is None else rows @ columns
+    scores, bias = (None, None) if query is None else (query.weight.detach(), query.bias.detach())
+    if rows is not None:
+        scores = rows.T if scores is None else rows.T @ scores
+        bias = None if bias is None else bias @ rows
+    if columns is None:
+        return Folded(scores, bias, None)
+    return Folded(scores, bias, columns if value is None else value.weight @ columns)
+
+
+class Watched(NamedTuple):
+    """A weight as it was: whether it still is, `unchanged` tells.
+
+    The alias keeps the memory from being given to another tensor, so that an address means
+    what it meant; it shares the version that every in-place change counts up.
+    """
+
+    owner: weakref.ref[Tensor]
+    alias: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Watched:
+        return cls(weakref.ref(tensor), tensor.detach(), tensor._version)
+
+    def unchanged(self) -> bool:
+        """Whether the weight is alive, in place, and not written to since."""
+        now = self.owner()
+        return (
+            now is not None
+            and now.data_ptr() == self.alias.data_ptr()
+            and now._version == self.version
+            and now.dtype == self.alias.dtype
+            and now.device == self.alias.device
+        )
+
+
+class Kept(NamedTuple):
+    """Products, and what they were made from."""
+
+    shape: Hashable
+    watched: tuple[Watched, ...]
+    folded: Folded
+
+    def fits(self, shape: Hashable, sources: Sequence[Tensor]) -> bool:
+        """Whether these products are those of `sources` as these are now."""
+        return (
+            self.shape == shape
+            and len(self.watched) == len(sources)
+            and all(seen.owner() is source for seen, source in zip(self.watched, sources, strict=True))
+            and all(seen.unchanged() for seen in self.watched)
+        )
+
+
+class Folds:
+    """A small cache of products; copies of it, and its pickles, are empty.
+
+    Threads may share it: it is replaced as a whole, never changed.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[Kept, ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Folds:
+        return Folds()
+
+    def __reduce__(self) -> tuple[type[Folds], tuple[()]]:
+        return (Folds, ())
+
+    def get(self, shape: Hashable, sources: Sequence[Tensor], build: Callable[[], Folded]) -> Folded:
+        """The products of some weights, built anew if a weight has changed.
+
+        Args:
+            shape: what else tells one set of products from another.
+            sources: the weights.
+            build: multiplies them.
+        """
+        for kept in self._kept:
+            if kept.fits(shape, sources):
+                return kept.folded
+        # leaving inference mode: products made there could not take part in a backward pass
+        with torch.inference_mode(False), torch.no_grad():
+            folded = build()
+        if not any(source.is_inference() for source in sources):  # these count no versions
+            new = Kept(shape, tuple(Watched.of(source) for source in sources), folded)
+            alive = [kept for kept in self._kept if all(seen.unchanged() for seen in kept.watched)]
+            self._kept = (new, *alive[: KEPT - 1])
+        return folded
+
+    def __len__(self) -> int:
+        return len(self._kept)

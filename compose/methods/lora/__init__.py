@@ -1,0 +1,1 @@
+"""LoRA: low-rank increments of linear maps."""

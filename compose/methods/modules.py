@@ -1,0 +1,12 @@
+"""The module of each method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compose.methods.bottleneck.module import BottleneckPart
+from compose.methods.lora.module import LoraPart
+from compose.methods.part import Part
+
+PARTS: Mapping[str, type[Part]] = {"bottleneck": BottleneckPart, "lora": LoraPart}
+"""By method; each is built from (config, its ActingSpec, the SiteSpec)."""

@@ -1,0 +1,171 @@
+"""The interface between the runtime and every method: an adapter's weights at one site."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Context(NamedTuple):
+    """What a site knows besides its value y.
+
+    Args:
+        residual: at a sub-layer site, the residual input x, of the shape of y.
+        norm: the LayerNorm that closes a post-norm site.
+        input: at a linear site, the map's input c [..., tokens, width_in].
+    """
+
+    residual: Tensor | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+    input: Tensor | None = None
+
+
+class Prepared(NamedTuple):
+    """What a part takes from y and its context.
+
+    Args:
+        input: what it reads.
+        residual: what a fusion adds its mixture to, and all but parallel parts their result.
+        query: the query of a fusion, after the LayerNorm.
+        query_before_norm: the same before it.
+        value: y itself.
+    """
+
+    input: Tensor
+    residual: Tensor
+    query: Tensor
+    query_before_norm: Tensor
+    value: Tensor
+
+
+class Factors(NamedTuple):
+    """What is constant in a low-rank increment.
+
+    Args:
+        up: [width, rank].
+        bias: [width].
+        sources: the weights that `up` and `bias` are made from, if they are not weights
+            themselves: what a cache of products with them has to watch.
+    """
+
+    up: Tensor
+    bias: Tensor | None = None
+    sources: tuple[Tensor, ...] = ()
+
+
+class LowRank(NamedTuple):
+    """An increment u = hidden @ up.T + bias that has not been multiplied out.
+
+    Args:
+        hidden: [..., rank].
+        up, bias, sources: as in `Factors`.
+    """
+
+    hidden: Tensor
+    up: Tensor
+    bias: Tensor | None = None
+    sources: tuple[Tensor, ...] = ()
+
+    @property
+    def factors(self) -> Factors:
+        """What is constant in it."""
+        return Factors(self.up, self.bias, self.sources)
+
+    def dense(self) -> Tensor:
+        """The increment itself, [..., width]."""
+        return functional.linear(self.hidden, self.up, self.bias)
+
+
+class Part(nn.Module):
+    """An adapter's weights at one (layer, site): the function e(y; c)."""
+
+    @abstractmethod
+    def prepare(self, y: Tensor, context: Context) -> Prepared:
+        """Input, residual and fusion queries of this part.
+
+        Args:
+            y: the site's value [..., tokens, width].
+            context: the rest of the site.
+        """
+
+    def low_rank(self, input: Tensor) -> LowRank | None:
+        """The increment in factors, or None if it has none.
+
+        Args:
+            input: what `prepare` gave, [..., tokens, width_in].
+        """
+        return None
+
+    def factors(self) -> Factors | None:
+        """What of `low_rank` does not depend on the input in evaluation, or None."""
+        return None
+
+    def increment(self, input: Tensor) -> Tensor:
+        """What a fusion weighs, [..., tokens, width].
+
+        Args:
+            input: what `prepare` gave, [..., tokens, width_in].
+        """
+        unmultiplied = self.low_rank(input)
+        if unmultiplied is None:
+            raise TypeError(f"{type(self).__name__} defines neither low_rank nor increment")
+        return unmultiplied.dense()
+
+    @abstractmethod
+    def finish(self, increment: Tensor, prepared: Prepared) -> Tensor:
+        """From the increment to e(y; c): dropout, gate, own LayerNorm, residual."""
+
+    def finish_fused(self, mixture: Tensor, y: Tensor) -> Tensor:
+        """From a fusion's mixture, its residual included, to the site's value."""
+        return mixture
+
+    def forward(self, y: Tensor, context: Context) -> Tensor:
+        """e(y; c), of the shape of y."""
+        prepared = self.prepare(y, context)
+        return self.finish(self.increment(prepared.input), prepared)
+
+    @classmethod
+    @abstractmethod
+    def grouped(cls, parts: Sequence[Self], ys: Tensor, context: Context) -> Tensor:
+        """n parts of one `ActingSpec.shape`, each on its own rows, in grouped products.
+
+        Args:
+            parts: the n parts.
+            ys: [n, rows, tokens, width].
+            context: with tensors stacked the same way.
+
+        Returns:
+            [n, rows, tokens, width], as n calls would give.
+        """
+
+
+def required(tensor: Tensor | None, name: str) -> Tensor:
+    """A field of the context that the kind of site must provide."""
+    if tensor is None:
+        raise ValueError(f"the context of this site lacks its {name}")
+    return tensor
+
+
+def grouped_linear(input: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None = None) -> Tensor:
+    """n linear maps of one shape as one batched product.
+
+    Args:
+        input: [n, rows, tokens, width_in].
+        weights: n of [width_out, width_in].
+        biases: n of [width_out].
+
+    Returns:
+        [n, rows, tokens, width_out].
+    """
+    weight = torch.stack(list(weights)).transpose(1, 2)
+    flat = input.flatten(1, -2)
+    if biases is None:
+        out = torch.bmm(flat, weight)
+    else:
+        out = torch.baddbmm(torch.stack(list(biases)).unsqueeze(1), flat, weight)
+    return out.unflatten(1, input.shape[1:-1])

@@ -1,0 +1,68 @@
+"""The presets: names for options of a method, AdapterHub's names included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SEQ_BN: Mapping[str, Any] = {
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 16,
+    "non_linearity": "relu",
+    "original_ln_before": True,
+}
+DOUBLE_SEQ_BN: Mapping[str, Any] = {
+    "mh_adapter": True,
+    "output_adapter": True,
+    "reduction_factor": 16,
+    "non_linearity": "swish",
+    "original_ln_before": False,
+}
+PAR_BN: Mapping[str, Any] = {
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 2,
+    "non_linearity": "relu",
+    "original_ln_before": False,
+    "is_parallel": True,
+    "scaling": 4.0,
+    "init_weights": "mam_adapter",
+}
+SCALED_PAR_BN: Mapping[str, Any] = {**PAR_BN, "scaling": "learned"}
+ADAPTER_PLUS: Mapping[str, Any] = {
+    "mh_adapter": False,
+    "output_adapter": True,
+    "reduction_factor": 96,
+    "non_linearity": "gelu",
+    "original_ln_before": True,
+    "original_ln_after": False,
+    "residual_before_ln": False,
+    "stochastic_depth": 0.1,
+    "init_weights": "houlsby",
+    "scaling": "channel",
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of the table: a method and what differs from its defaults."""
+
+    method: str
+    options: Mapping[str, Any]
+    about: str
+
+
+PRESETS: Mapping[str, Preset] = {
+    "seq_bn": Preset("bottleneck", SEQ_BN, "a bottleneck after the feed-forward block (Pfeiffer et al., 2020)"),
+    "pfeiffer": Preset("bottleneck", SEQ_BN, "an older name of seq_bn"),
+    "double_seq_bn": Preset("bottleneck", DOUBLE_SEQ_BN, "two bottlenecks a layer (Houlsby et al., 2019)"),
+    "houlsby": Preset("bottleneck", DOUBLE_SEQ_BN, "an older name of double_seq_bn"),
+    "par_bn": Preset("bottleneck", PAR_BN, "a bottleneck beside the feed-forward block (He et al., 2021)"),
+    "parallel": Preset("bottleneck", PAR_BN, "an older name of par_bn"),
+    "scaled_par_bn": Preset("bottleneck", SCALED_PAR_BN, "par_bn with a learned scaling"),
+    "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
+    "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
+    "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
+}

@@ -1,0 +1,50 @@
+"""From a method's or preset's name and some options to a checked config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compose.errors import ConfigError
+from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.config import Config
+from compose.methods.lora.spec import LoraConfig
+from compose.methods.presets import PRESETS
+
+METHODS: Mapping[str, type[Config]] = {config.method: config for config in (BottleneckConfig, LoraConfig)}
+
+
+def make_config(config: str | Config, **overrides: Any) -> Config:
+    """A config from a preset, a method or another config, with some options changed.
+
+    Args:
+        config: the name of a preset or of a method, or a config.
+        **overrides: options that differ.
+
+    Raises:
+        ConfigError: naming everything that is unknown or out of range.
+
+    >>> make_config("seq_bn", reduction_factor=8).reduction_factor
+    8.0
+    """
+    if isinstance(config, Config):
+        return config.make({**config.to_dict(), **overrides})
+    preset = PRESETS.get(config)
+    if preset is not None:
+        return METHODS[preset.method].make({**preset.options, **overrides})
+    return config_from_dict(config, overrides)
+
+
+def config_from_dict(method: str, options: Mapping[str, Any]) -> Config:
+    """The config of a method from what its `to_dict` gave.
+
+    Raises:
+        ConfigError: for an unknown method, and for every unknown option and illegal value.
+    """
+    if method not in METHODS:
+        raise ConfigError(
+            f"there is no method or preset {method!r}",
+            got=str(method),
+            legal=tuple(dict.fromkeys((*PRESETS, *METHODS))),
+        )
+    return METHODS[method].make(options)

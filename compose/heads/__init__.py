@@ -1,0 +1,1 @@
+"""Heads: from a branch's states to a task's output."""

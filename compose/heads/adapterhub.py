@@ -1,0 +1,124 @@
+"""AdapterHub's heads as ours, without torch: which options are which, and which tensor is which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from compose.errors import ConfigError, Problem
+from compose.heads.spec import CausalLMConfig, HeadConfig, make_head_config
+
+OPTIONS = {
+    "activation_function": "activation",
+    "bias": "bias",
+    "dropout_prob": "dropout",
+    "embedding_size": "embedding_size",
+    "layer_norm": "layer_norm",
+    "layers": "layers",
+    "shift_labels": "shift_labels",
+    "use_pooler": "use_pooler",
+    "vocab_size": "vocabulary",
+}
+"""AdapterHub's options that are ours by another name."""
+
+POOLING = dict.fromkeys(("gpt2", "llama", "mistral", "t5", "mt5", "bart", "mbart", "plbart"), "adapterhub")
+"""What its classification heads read, by architecture; elsewhere the first token."""
+
+
+class Row(NamedTuple):
+    """How a head type reads: our kind, and the options of AdapterHub's that it has."""
+
+    kind: str
+    options: tuple[str, ...]
+
+
+_LINEAR = ("activation_function", "bias", "dropout_prob", "layers", "use_pooler")
+_VOCABULARY = (
+    "activation_function",
+    "bias",
+    "embedding_size",
+    "layer_norm",
+    "layers",
+    "shift_labels",
+    "vocab_size",
+)
+
+HEAD_TYPES: Mapping[str, Row] = {
+    "classification": Row("classification", _LINEAR),
+    "multilabel_classification": Row("multi_label", _LINEAR),
+    "image_classification": Row("classification", _LINEAR),
+    "tagging": Row("tagging", ("activation_function", "dropout_prob", "layers")),
+    "causal_lm": Row("causal_lm", _VOCABULARY),
+}
+
+
+class Layout(NamedTuple):
+    """The modules of one of its heads, a `Sequential`: those that repeat, and those at the end."""
+
+    repeated: tuple[str, ...]
+    end: tuple[str, ...]
+
+
+HEAD_KEYS: Mapping[str, Layout] = {
+    "classification": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
+    "tagging": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
+    "causal_lm": Layout(("dense", "activation", "norm"), ("out",)),
+}
+"""By our kind. The names that have tensors (`dense`, `norm`, `out`) are those of our modules."""
+
+
+def from_adapterhub_index(config: HeadConfig) -> dict[str, str]:
+    """Which index of AdapterHub's `heads.NAME.<index>.` is which of our modules.
+
+    >>> from_adapterhub_index(make_head_config("classification", layers=2))
+    {'1': 'dense.0', '4': 'out'}
+    >>> from_adapterhub_index(make_head_config("causal_lm", layers=2))
+    {'0': 'dense.0', '2': 'norm.0', '3': 'out'}
+    """
+    layout = HEAD_KEYS[config.kind]
+    absent = set()
+    if getattr(config, "activation", None) is None:
+        absent.add("activation")
+    if isinstance(config, CausalLMConfig) and not config.layer_norm:
+        absent.add("norm")
+    modules = [
+        f"{module}.{layer}"
+        for layer in range(getattr(config, "layers", 1) - 1)
+        for module in layout.repeated
+        if module not in absent
+    ]
+    named = enumerate([*modules, *layout.end])
+    return {str(index): name for index, name in named if name.split(".")[0] in ("dense", "norm", "out")}
+
+
+def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> HeadConfig:
+    """Our config for the `config` of its `head_config.json`.
+
+    Args:
+        config: that mapping.
+        architecture: the file's `model_type`.
+
+    Raises:
+        ConfigError: a head type that we do not have, or options out of range.
+
+    >>> from_adapterhub_config({"head_type": "classification", "num_labels": 1, "layers": 2,
+    ...     "label2id": None, "use_pooler": False}, "bert").problem
+    'regression'
+    """
+    head_type = str(config.get("head_type"))
+    if head_type not in HEAD_TYPES:
+        raise ConfigError(
+            Problem(f"heads of type {head_type!r} cannot be read", got=head_type, legal=tuple(HEAD_TYPES))
+        )
+    row = HEAD_TYPES[head_type]
+    kind = "multi_label" if config.get("multilabel") else row.kind
+    options = {OPTIONS[name]: config[name] for name in row.options if name in config}
+    if "num_labels" in config:
+        options["labels"] = config.get("label2id") or config["num_labels"]
+        if kind == "classification" and config["num_labels"] == 1:
+            kind = "regression"
+    if kind not in ("tagging", "causal_lm") and not options.get("use_pooler"):
+        options["pooling"] = POOLING.get(architecture, "first")
+    if isinstance(options.get("activation"), str):
+        options["activation"] = options["activation"].lower()
+    return make_head_config(kind, **options)

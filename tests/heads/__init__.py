@@ -1,0 +1,1 @@
+"""Heads, what they return, and what reads and feeds them."""

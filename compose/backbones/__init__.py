@@ -1,0 +1,1 @@
+"""Backbones: where their sites are. One table per family; unknown ones are inferred."""

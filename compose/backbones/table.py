@@ -1,0 +1,74 @@
+"""The vocabulary of backbone tables: paths of modules, per stack and per sub-layer.
+
+A table says where the layers are and, relative to a layer, where each site is. It is data: reading
+the modules' shapes into a `BackboneSpec` is the work of `infer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A linear site that is one part of a fused map: the `index`-th of `parts` equal slices of its output."""
+
+    path: str
+    index: int
+    parts: int
+
+
+LinearPath = str | tuple[str, ...] | Fused
+"""A path, alternatives of which the first that exists counts, or a part of a fused map."""
+
+
+@dataclass(frozen=True)
+class SubLayerTable:
+    """One sub-layer; all paths are relative to the layer.
+
+    Args:
+        name: `attn`, `cross.attn` or `ffn`.
+        value: the module whose output (or its first element) is y.
+        residual: the module whose input is x; the residual is `residual_argument` of its call.
+        norm: the LayerNorm that closes the site (post-norm), or None.
+        linears: the short names of linear sites (`q`, `in`) and their modules.
+        residual_argument: name of the argument that is x, None for the first.
+        body: paths under which all of the sub-layer's linear maps lie, for counting; default: derived.
+    """
+
+    name: str
+    value: str
+    residual: str
+    norm: str | None = None
+    linears: dict[str, LinearPath] = field(default_factory=dict)
+    residual_argument: str | None = None
+    body: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StackTable:
+    """One stack of layers.
+
+    Args:
+        stack: `encoder` or `decoder`.
+        module: path of the stack itself (its inputs are repeated where the encoder forked).
+        layers: path of the list of layers, from the backbone's base model.
+        sublayers: what a layer consists of, in order.
+        batch_arguments: arguments of a layer that have one entry per row (or one for all).
+    """
+
+    stack: Literal["encoder", "decoder"]
+    layers: str
+    sublayers: tuple[SubLayerTable, ...]
+    batch_arguments: tuple[str, ...]
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class BackboneTable:
+    """An architecture: its stacks and what else the compiler must know."""
+
+    stacks: tuple[StackTable, ...]
+    causal: bool = False
+    modality: Literal["text", "image"] = "text"

@@ -1,0 +1,1 @@
+"""The execution graph: built from an expression, verified, counted, drawn."""

@@ -1,0 +1,108 @@
+"""What an expression needs to have a meaning over a backbone and its adapters; all problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compose.dsl import Block, Drop, Expression, Fuse, leaves, locate, own_name, walk
+from compose.errors import CompileError, Problem
+from compose.graph.sites import Vocabulary, dropped_layers
+
+
+def check(expression: Expression, vocabulary: Vocabulary) -> None:
+    """Checks names, fusions and layers.
+
+    Raises:
+        CompileError: with every problem found, each marked in the text of the expression.
+    """
+    problems = [
+        Problem(what, text=text, span=span, **fields)  # type: ignore[arg-type]
+        for path, node in walk(expression)
+        for what, fields in _problems(node, vocabulary)
+        for text, span in [locate(expression, path)]
+    ]
+    if problems:
+        raise CompileError(problems)
+
+
+def _problems(node: Expression, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
+    if isinstance(node, str) and node not in vocabulary.adapters:
+        yield _unknown_adapter(node, vocabulary)
+    elif isinstance(node, Drop):
+        yield from _drop_problems(node, len(vocabulary.backbone.layers))
+    elif isinstance(node, Fuse) and all(name in vocabulary.adapters for name in leaves(node)):
+        yield from _fuse_problems(node, vocabulary)
+
+
+def _unknown_adapter(name: str, vocabulary: Vocabulary) -> tuple[str, dict[str, object]]:
+    names = tuple(vocabulary.adapters)
+    fields: dict[str, object] = {"got": name, "legal": names}
+    if not names:
+        fields = {"why": "this model has no adapters yet", "hint": f"model.add_adapter({name!r}, 'seq_bn')"}
+    return f"there is no adapter '{name}'", fields
+
+
+def _drop_problems(drop: Drop, count: int) -> Iterator[tuple[str, dict[str, object]]]:
+    asked = drop.first[1] if isinstance(drop.first, tuple) else drop.first
+    for key, value in (("first", asked), ("last", drop.last)):
+        if value is not None and value > count:
+            yield (
+                f"{key}={value} drops more layers than there are",
+                {"why": f"the backbone has {count} layers"},
+            )
+    beyond = [layer for layer in drop.layers or () if layer >= count]
+    if beyond:
+        listed = ", ".join(map(str, beyond))
+        yield f"no layer {listed}", {"why": f"the backbone has {count} layers, 0 to {count - 1}"}
+
+
+def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
+    for name in leaves(fuse):
+        spec = vocabulary.adapters[name]
+        if not spec.fusible:
+            yield (
+                f"'{name}' cannot be fused",
+                {"why": f"{spec.method} has no increment that could be weighed", "hint": "Stack or Parallel"},
+            )
+    fusion = own_name(fuse)
+    if fusion is None:
+        yield (
+            "this Fuse has no name, so it has no weights",
+            {"why": "none of its children has a name", "hint": "give it one: Fuse(..., name='...')"},
+        )
+        return
+    if fusion not in vocabulary.fusions:
+        fields: dict[str, object] = {"got": fusion, "legal": tuple(vocabulary.fusions)}
+        fields["hint"] = f"model.add_fusion({fuse!r}), or model.load_fusion(folder)"
+        if not vocabulary.fusions:
+            fields["why"] = "this model has no fusions yet"
+        yield f"there are no weights for the fusion '{fusion}'", fields
+        return
+    missing = sorted(fusion_sites(fuse, vocabulary) - vocabulary.fusions[fusion].sites)
+    if missing:
+        layer, site = missing[0]
+        yield (
+            f"the fusion '{fusion}' has no weights at layer {layer}, site '{site}'"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            {
+                "why": "one of its children acts there",
+                "hint": "add a fusion of another name for these children",
+            },
+        )
+
+
+def fusion_sites(fuse: Fuse, vocabulary: Vocabulary) -> frozenset[tuple[int, str]]:
+    """The sites at which a Fuse needs weights: those where any of its children acts."""
+    return frozenset(_sites(fuse, vocabulary))
+
+
+def _sites(expression: Expression, vocabulary: Vocabulary) -> set[tuple[int, str]]:
+    if isinstance(expression, str):
+        return set(vocabulary.adapters[expression].by_site)
+    if not isinstance(expression, Block):
+        return set()
+    found = set().union(*(_sites(child, vocabulary) for child in expression.children))
+    if isinstance(expression, Drop):
+        gone = dropped_layers(expression, len(vocabulary.backbone.layers))
+        found = {site for site in found if site[0] not in gone}
+    return found

@@ -1,0 +1,156 @@
+"""The execution graph: nodes are operations, edges are data. The only module that imports networkx."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+
+from compose.dsl import Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a node computes from its inputs.
+
+    Args:
+        kind: a row of `KINDS`.
+        layer: index of the layer, -1 outside the layers.
+        site: the site, or for `part` and `close` the sub-layer.
+        name: the adapter's, fusion's or head's name.
+        detail: parameters of the kind, hashable.
+        form: how it is computed, chosen by the passes; the result does not depend on it.
+        group: siblings with one number run as one grouped product; -1 for none.
+    """
+
+    kind: str
+    layer: int = -1
+    site: str = ""
+    name: str = ""
+    detail: tuple[object, ...] = ()
+    form: str = ""
+    group: int = -1
+
+
+KINDS: dict[str, str] = {
+    "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
+    "fork": "a branch's own copy of a state; detail: (branch,)",
+    "linear": "the output of a linear map, before any adapter; input: a state",
+    "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
+    "adapter": "an adapter's result; input: a value",
+    "increment": "an adapter's increment; input: a value; detail: (whose options prepare its input,)",
+    "fuse": "attention over increments; inputs: the value, candidates; detail: (last, slots)",
+    "mixture": "as fuse, but only the mixture, without what it is added to",
+    "average": "weighted sum of results; inputs: the value, children; detail: (weights,)",
+    "sum": "weighted sum of increments; inputs: the increments; detail: (weights,)",
+    "split": "the rows or tokens of a value that a selector takes; detail: (selector,)",
+    "join": "pieces put back into a value; inputs: the value, pieces; detail: (selectors,)",
+    "fill": "pieces put into zeros; inputs: the value, pieces; detail: (selectors,)",
+    "dropped": "nothing: what would act here was dropped; input: a value",
+    "close": "a value closed into a state; detail: (who closes,)",
+    "head": "a task's output; input: the last states; detail: (branch, task, selectors)",
+}
+
+ACTING = frozenset({"adapter", "increment"})
+
+
+class Graph:
+    """A directed acyclic graph of operations.
+
+    Nodes are numbered in an order in which every node follows its inputs. A graph is built once and
+    not changed afterwards; passes return new graphs.
+
+    Args:
+        expression: what the graph was built from, for messages.
+
+    Attributes:
+        states: the last state of each branch, by the branch's number.
+        outputs: the head nodes, in the order of the outputs.
+    """
+
+    def __init__(self, expression: Expression) -> None:
+        self.expression = expression
+        self._graph = nx.DiGraph()
+        self.states: dict[int, int] = {}
+        self.outputs: list[int] = []
+
+    def add(self, operation: Operation, inputs: Sequence[int] = ()) -> int:
+        """A new node; returns its number."""
+        node = self._graph.number_of_nodes()
+        self._graph.add_node(node, operation=operation, inputs=tuple(inputs))
+        self._graph.add_edges_from((source, node) for source in inputs)
+        return node
+
+    def __len__(self) -> int:
+        return int(self._graph.number_of_nodes())
+
+    def __iter__(self) -> Iterator[int]:
+        """Node numbers, every node after its inputs."""
+        return iter(range(len(self)))
+
+    def operation(self, node: int) -> Operation:
+        """The operation of a node."""
+        operation: Operation = self._graph.nodes[node]["operation"]
+        return operation
+
+    def inputs(self, node: int) -> tuple[int, ...]:
+        """The inputs of a node, in order; one may appear twice."""
+        inputs: tuple[int, ...] = self._graph.nodes[node]["inputs"]
+        return inputs
+
+    def consumers(self, node: int) -> list[int]:
+        """The nodes that read a node."""
+        return sorted(self._graph.successors(node))
+
+    def needed(self, roots: Sequence[int]) -> set[int]:
+        """The nodes from which any of `roots` can be reached, these included."""
+        found = set(roots)
+        for root in roots:
+            found |= nx.ancestors(self._graph, root)
+        return found
+
+    def is_acyclic(self) -> bool:
+        """Whether no node depends on itself."""
+        return bool(nx.is_directed_acyclic_graph(self._graph))
+
+
+class Rewriter:
+    """Builds a changed copy of a graph, node by node.
+
+    With `intern`, nodes of equal operation, inputs and scope become one.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.old = graph
+        self.new = Graph(graph.expression)
+        self.at: dict[int, int] = {}
+        self._interned: dict[tuple[object, ...], int] = {}
+
+    def copy(self, node: int, operation: Operation | None = None, inputs: Sequence[int] | None = None) -> int:
+        """Copies a node, with another operation or other inputs (of the old graph) if given."""
+        sources = self.old.inputs(node) if inputs is None else inputs
+        operation = operation or self.old.operation(node)
+        self.at[node] = self.new.add(operation, [self.at[source] for source in sources])
+        return self.at[node]
+
+    def intern(self, node: int, scope: object = None, operation: Operation | None = None) -> int:
+        """Copies a node unless its equal within `scope` is there already."""
+        operation = operation or self.old.operation(node)
+        inputs = tuple(self.at[source] for source in self.old.inputs(node))
+        key = (operation, inputs, scope)
+        if key not in self._interned:
+            self._interned[key] = self.new.add(operation, inputs)
+        self.at[node] = self._interned[key]
+        return self.at[node]
+
+    def forward(self, node: int) -> None:
+        """Leaves a node out: its first input takes its place."""
+        self.at[node] = self.at[self.old.inputs(node)[0]]
+
+    def finish(self) -> Graph:
+        """The new graph, with the old one's states and outputs."""
+        states = self.old.states.items()
+        self.new.states = {branch: self.at[node] for branch, node in states if node in self.at}
+        self.new.outputs = [self.at[node] for node in self.old.outputs if node in self.at]
+        return self.new

@@ -1,0 +1,291 @@
+"""What an expression does at one site: its nodes, who closes the site, and its increment for fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from compose.dsl import (
+    Average,
+    BatchSplit,
+    Block,
+    Drop,
+    Expression,
+    Fuse,
+    Route,
+    Routed,
+    Slice,
+    Split,
+    Stack,
+    own_name,
+)
+from compose.errors import CompileError, Problem
+from compose.graph.graph import Graph, Operation
+from compose.graph.where import marked
+from compose.specs import AdapterSpec, BackboneSpec, Closing, FusionSpec
+
+
+@dataclass(frozen=True)
+class Span:
+    """Selects the `index`-th of consecutive token spans; a size of None takes the rest."""
+
+    index: int
+    sizes: tuple[int | None, ...]
+
+
+Selector = Slice | Routed | Span
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What names in an expression stand for."""
+
+    backbone: BackboneSpec
+    adapters: Mapping[str, AdapterSpec]
+    fusions: Mapping[str, FusionSpec]
+
+
+class Result(NamedTuple):
+    """The value after an expression, who closes the site, and whether anything acted."""
+
+    node: int
+    closing: Closing
+    acts: bool
+
+
+ZERO: Final = -1
+"""The increment of None and of what is dropped: a candidate that adds nothing."""
+ABSENT: Final = -2
+"""The increment of an adapter without weights at the site: no candidate."""
+
+
+def dropped_layers(drop: Drop, count: int) -> frozenset[int]:
+    """The layers on which a Drop leaves out what it wraps.
+
+    Random drops are drawn before compilation; here they are 0.
+    """
+    if drop.layers is not None:
+        return frozenset(drop.layers)
+    if drop.last is not None:
+        return frozenset(range(count - drop.last, count))
+    return frozenset(range(drop.first)) if isinstance(drop.first, int) else frozenset()
+
+
+def pieces(expression: Split | BatchSplit | Route) -> list[tuple[Selector, Expression]]:
+    """The children of a block that cuts a value up, each with what selects its piece."""
+    children = expression.children
+    if isinstance(expression, Route):
+        return [(Routed(task), child) for task, child in zip(expression.tasks, children, strict=True)]
+    kind = Span if isinstance(expression, Split) else Slice
+    return [(kind(index, expression.sizes), child) for index, child in enumerate(children)]
+
+
+class SiteBuilder:
+    """Adds the nodes of expressions at one site to a graph."""
+
+    def __init__(self, graph: Graph, vocabulary: Vocabulary, layer: int, site: str) -> None:
+        self.graph = graph
+        self.vocabulary = vocabulary
+        self.key = (layer, site)
+        self._acts: dict[type, Callable[..., Result]] = {
+            Stack: self._stack,
+            Drop: self._drop,
+            Fuse: self._fuse,
+            Average: self._average,
+            Split: self._cut,
+            BatchSplit: self._cut,
+            Route: self._cut,
+        }
+        self._increments: dict[type, Callable[..., int]] = {
+            Stack: self._stack_increment,
+            Drop: self._drop_increment,
+            Fuse: self._mixture,
+            Average: self._average_increment,
+            Split: self._cut_increment,
+            BatchSplit: self._cut_increment,
+            Route: self._cut_increment,
+        }
+
+    def act(self, expression: Expression, node: int) -> Result:
+        """Adds what turns the value `node` into the expression's result."""
+        if isinstance(expression, Block):
+            return self._acts[type(expression)](expression, node)
+        part = self._part(expression)
+        if part is None:
+            return Result(node, "backbone", False)
+        return Result(self._add("adapter", [node], name=str(expression)), part.closing, True)
+
+    def increment(self, expression: Expression, node: int, shared: str) -> int:
+        """Adds the expression's increment at the value `node`; a node, `ZERO` or `ABSENT`.
+
+        Args:
+            shared: the adapter whose options prepare the input of a bare child.
+        """
+        if isinstance(expression, Block):
+            return self._increments[type(expression)](expression, node, shared)
+        if expression is None:
+            return ZERO
+        if self._part(expression) is None:
+            return ABSENT
+        return self._add("increment", [node], name=expression, detail=(shared,))
+
+    def acting(self, expression: Expression) -> list[str]:
+        """The names of the adapters that act here, in order."""
+        if isinstance(expression, Drop) and self._is_dropped(expression):
+            return []
+        if isinstance(expression, Block):
+            return [name for child in expression.children for name in self.acting(child)]
+        return [] if expression is None or self._part(expression) is None else [expression]
+
+    def has_weights(self, expression: Expression) -> bool:
+        """Whether any adapter of the expression has weights here, dropped or not."""
+        if isinstance(expression, Block):
+            return any(self.has_weights(child) for child in expression.children)
+        return self._part(expression) is not None
+
+    def closing(self, expression: Expression) -> Closing:
+        """Who closes the site after the expression; pieces that differ are closed one by one."""
+        if isinstance(expression, Drop) and self._is_dropped(expression):
+            return "backbone"
+        if isinstance(expression, Stack | Drop):
+            acting = [child for child in expression.children if self.acting(child)]
+            return self.closing(acting[-1]) if acting else "backbone"
+        if isinstance(expression, Block):
+            closings = {self.closing(child) for child in expression.children}
+            if isinstance(expression, Fuse):
+                closings = {self.closing(child) for child in expression.children if self.acting(child)}
+            return "backbone" if closings <= {"backbone"} else "adapter"
+        part = self._part(expression)
+        return part.closing if part else "backbone"
+
+    # results
+
+    def _stack(self, stack: Stack, node: int) -> Result:
+        result = Result(node, "backbone", False)
+        for child in stack.children:
+            after = self.act(child, result.node)
+            result = after if after.acts else result._replace(node=after.node)
+        return result
+
+    def _drop(self, drop: Drop, node: int) -> Result:
+        if not self._is_dropped(drop):
+            return self.act(drop.children[0], node)
+        if self.has_weights(drop):
+            node = self._add("dropped", [node])
+        return Result(node, "backbone", False)
+
+    def _fuse(self, fuse: Fuse, node: int) -> Result:
+        acting = self.acting(fuse)
+        if not acting:
+            return Result(node, "backbone", False)
+        self._require_one_closing(fuse, [child for child in fuse.children if self.acting(child)])
+        inputs, detail = self._candidates(fuse, node, acting[-1])
+        fused = self._add("fuse", inputs, name=own_name(fuse) or "", detail=detail)
+        return Result(fused, self.closing(fuse), True)
+
+    def _average(self, average: Average, node: int) -> Result:
+        if not self.acting(average):
+            return Result(node, "backbone", False)
+        self._require_one_closing(average, average.children)
+        results = [self.act(child, node) for child in average.children]
+        inputs = [node, *(result.node for result in results)]
+        return Result(self._add("average", inputs, detail=(average.factors,)), self.closing(average), True)
+
+    def _cut(self, block: Split | BatchSplit | Route, node: int) -> Result:
+        if not self.acting(block):
+            return Result(node, "backbone", False)
+        closings = {self.closing(child) for child in block.children}
+        inputs, selectors = [node], []
+        for selector, child in pieces(block):
+            if not self.acting(child) and len(closings) == 1:
+                continue
+            result = self.act(child, self._add("split", [node], detail=(selector,)))
+            closed = result.node if len(closings) == 1 else self._close(result)
+            inputs.append(closed)
+            selectors.append(selector)
+        joined = self._add("join", inputs, detail=tuple(selectors))
+        return Result(joined, closings.pop() if len(closings) == 1 else "adapter", True)
+
+    def _close(self, result: Result) -> int:
+        return self._add("close", [result.node], detail=(result.closing,))
+
+    # increments
+
+    def _stack_increment(self, stack: Stack, node: int, shared: str) -> int:
+        acting = [index for index, child in enumerate(stack.children) if self.acting(child)]
+        if not acting:
+            return ZERO if self._is_candidate(stack) else ABSENT
+        last = stack.children[acting[-1]]
+        before = self._stack(Stack(*stack.children[: acting[-1]]), node) if acting[-1] else None
+        if before is None or not before.acts:
+            return self.increment(last, node, shared)
+        return self.increment(last, before.node, self.acting(last)[-1])
+
+    def _drop_increment(self, drop: Drop, node: int, shared: str) -> int:
+        if self._is_dropped(drop):
+            return ZERO if self._is_candidate(drop.children[0]) else ABSENT
+        return self.increment(drop.children[0], node, shared)
+
+    def _average_increment(self, average: Average, node: int, shared: str) -> int:
+        parts = [self.increment(child, node, shared) for child in average.children]
+        weighted = [(part, weight) for part, weight in zip(parts, average.factors, strict=True) if part >= 0]
+        if not weighted:
+            return max(parts)
+        return self._add("sum", [part for part, _ in weighted], detail=(tuple(w for _, w in weighted),))
+
+    def _mixture(self, fuse: Fuse, node: int, shared: str) -> int:
+        acting = self.acting(fuse)
+        if not acting:
+            return ZERO if self._is_candidate(fuse) else ABSENT
+        inputs, detail = self._candidates(fuse, node, acting[-1])
+        return self._add("mixture", inputs, name=own_name(fuse) or "", detail=detail)
+
+    def _cut_increment(self, block: Split | BatchSplit | Route, node: int, shared: str) -> int:
+        if not self.acting(block):
+            return ZERO if self._is_candidate(block) else ABSENT
+        inputs, selectors = [node], []
+        for selector, child in pieces(block):
+            if self.acting(child):
+                part = self.increment(child, self._add("split", [node], detail=(selector,)), shared)
+                inputs.append(part)
+                selectors.append(selector)
+        return self._add("fill", inputs, detail=tuple(selectors))
+
+    def _candidates(self, fuse: Fuse, node: int, last: str) -> tuple[list[int], tuple[object, ...]]:
+        found = [self.increment(child, node, last) for child in fuse.children]
+        present = [candidate for candidate in found if candidate != ABSENT]
+        slots = tuple(candidate != ZERO for candidate in present)
+        return [node, *(candidate for candidate in present if candidate >= 0)], (last, slots)
+
+    def _is_candidate(self, expression: Expression) -> bool:
+        """Whether an expression in which nothing acts is still a candidate: None, or dropped."""
+        if isinstance(expression, Block):
+            return any(self._is_candidate(child) for child in expression.children)
+        return expression is None or self._part(expression) is not None
+
+    # helpers
+
+    def _part(self, name: Expression):  # type: ignore[no-untyped-def]
+        return self.vocabulary.adapters[name].by_site.get(self.key) if isinstance(name, str) else None
+
+    def _is_dropped(self, drop: Drop) -> bool:
+        return self.key[0] in dropped_layers(drop, len(self.vocabulary.backbone.layers))
+
+    def _require_one_closing(self, block: Fuse | Average, children: object) -> None:
+        closings = {self.closing(child): child for child in children}  # type: ignore[attr-defined]
+        if len(closings) > 1:
+            kind = type(block).__name__
+            raise CompileError(
+                Problem(
+                    f"the children of this {kind} close layer {self.key[0]}, site '{self.key[1]}' differently",
+                    **marked(self.graph.expression, block),
+                    why="some leave the residual addition and LayerNorm to the backbone, "
+                    "others (original_ln_after=False) do it themselves",
+                    hint=f"{kind} adapters that agree in original_ln_after, or put them into Parallel",
+                )
+            )
+
+    def _add(self, kind: str, inputs: list[int], name: str = "", detail: tuple[object, ...] = ()) -> int:
+        layer, site = self.key
+        return self.graph.add(Operation(kind, layer, site, name, detail), inputs)

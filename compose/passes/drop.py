@@ -1,0 +1,32 @@
+"""Removes what was dropped."""
+
+from __future__ import annotations
+
+from compose.graph.graph import Graph, Rewriter
+from compose.passes.base import PassContext
+
+
+def drop(graph: Graph, context: PassContext) -> Graph:
+    """Nodes on dropped layers go, and with them the linear maps that nothing acts on any more."""
+    rewriter = Rewriter(graph)
+    for node in graph:
+        kind = graph.operation(node).kind
+        if kind == "dropped":
+            rewriter.forward(node)
+        elif kind == "part":
+            state, *linears = graph.inputs(node)
+            acted = [linear for linear in linears if rewriter.new.operation(rewriter.at[linear]).kind != "linear"]
+            rewriter.copy(node, inputs=[state, *acted])
+        else:
+            rewriter.copy(node)
+    return _without_loose_ends(rewriter.finish())
+
+
+def _without_loose_ends(graph: Graph) -> Graph:
+    needed = graph.needed([*graph.states.values(), *graph.outputs])
+    if len(needed) == len(graph):
+        return graph
+    rewriter = Rewriter(graph)
+    for node in sorted(needed):
+        rewriter.copy(node)
+    return rewriter.finish()

@@ -1,0 +1,29 @@
+"""Chooses the form in which fusions are computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compose.graph.graph import Graph, Rewriter
+from compose.passes.base import PassContext
+
+FUSIONS = frozenset({"fuse", "mixture"})
+
+
+def fold(graph: Graph, context: PassContext) -> Graph:
+    """Fusions read the children's bottleneck activations instead of their increments.
+
+    While gradients may be asked for, the projections stay apart (`unfolded`); at inference they are
+    multiplied out once (`folded`). Increments that only fusions read stay factors (`low_rank`).
+    """
+    form = "unfolded" if context.training else "folded"
+    rewriter = Rewriter(graph)
+    for node in graph:
+        operation = graph.operation(node)
+        if operation.kind in FUSIONS:
+            operation = replace(operation, form=form)
+        elif operation.kind == "increment":
+            readers = {graph.operation(reader).kind for reader in graph.consumers(node)}
+            operation = replace(operation, form="low_rank") if readers <= FUSIONS else operation
+        rewriter.copy(node, operation)
+    return rewriter.finish()

@@ -1,0 +1,96 @@
+"""Lets branches part as late as possible."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from compose.graph.graph import Graph, Rewriter
+from compose.passes.base import PassContext
+from compose.passes.values import branch_numbers, value_numbers
+from compose.specs import LayerSpec
+
+Entry = tuple[int, int]
+"""A place where rows can be repeated: (layer, index of the sub-layer about to run)."""
+
+
+def fork(graph: Graph, context: PassContext) -> Graph:
+    """What is equal in several branches runs once, up to the place where they part.
+
+    Branches run through a sub-layer together if they agree in everything that goes into it. Where
+    they cannot part inside a layer (see `_settle`), they part at its input.
+    """
+    if len(set(graph.states.values())) < 2:
+        return graph
+    numbers, branches = value_numbers(graph), branch_numbers(graph)
+    classes = _classes(graph, context, numbers, branches)
+    rewriter = Rewriter(graph)
+    seen: Counter[tuple[int, int]] = Counter()
+    entry: dict[int, Entry] = {}
+    for node in graph:
+        operation = graph.operation(node)
+        branch = branches[node]
+        if operation.kind == "fork":
+            rewriter.forward(node)
+            continue
+        # Equal nodes of one branch stay apart here: making them one is what `share` is for.
+        occurrence = seen[branch, numbers[node]]
+        seen[branch, numbers[node]] += 1
+        entry[branch] = _entry(context, operation.layer, operation.site, entry.get(branch, (0, 0)))
+        together = classes.get(entry[branch], {}).get(branch, branch)
+        rewriter.intern(node, scope=(together, occurrence))
+    return rewriter.finish()
+
+
+def _entry(context: PassContext, layer: int, site: str, current: Entry) -> Entry:
+    """The sub-layer that a node belongs to; nodes outside the layers go with the last one before."""
+    if layer < 0:
+        return current
+    for index, sublayer in enumerate(context.vocabulary.backbone.layers[layer].sublayers):
+        if site == sublayer.name or any(linear.name == site for linear in sublayer.linears):
+            return (layer, index)
+    return (layer, 0)
+
+
+def _classes(
+    graph: Graph, context: PassContext, numbers: list[int], branches: list[int]
+) -> dict[Entry, dict[int, int]]:
+    """For each sub-layer and branch, the first branch with which it runs together."""
+    values: dict[Entry, dict[int, int]] = {}
+    after: dict[int, dict[int, int]] = {}
+    for node in graph:
+        operation = graph.operation(node)
+        if operation.kind == "part":
+            entry = _entry(context, operation.layer, operation.site, (0, 0))
+            values.setdefault(entry, {})[branches[node]] = numbers[node]
+        elif operation.kind == "close":
+            after.setdefault(operation.layer, {})[branches[node]] = numbers[node]
+    classes = {entry: _first_equal(by_branch) for entry, by_branch in values.items()}
+    for layer in context.vocabulary.backbone.layers:
+        entries = [(layer.index, index) for index in range(len(layer.sublayers))]
+        _settle(layer, [classes[entry] for entry in entries], _first_equal(after[layer.index]))
+    return classes
+
+
+def _first_equal(by_branch: dict[int, int]) -> dict[int, int]:
+    first: dict[int, int] = {}
+    return {branch: first.setdefault(number, branch) for branch, number in by_branch.items()}
+
+
+def _settle(layer: LayerSpec, classes: list[dict[int, int]], after: dict[int, int]) -> None:
+    """Parts the branches at the layer's input if they could not part inside it.
+
+    At a post-norm LayerNorm rows can be repeated in any way. In a pre-norm layer the residual must
+    broadcast over what comes out of the sub-layer, so that only a single trunk can part there, and
+    what follows in the layer must take states of four dimensions: a feed-forward does, attention not.
+    """
+    sequence = [*classes, after]
+    for index, sublayer in enumerate(layer.sublayers):
+        here, there = sequence[index], sequence[index + 1]
+        if here == there or sublayer.norm == "post":
+            continue
+        follows = layer.sublayers[index + 1].name if index + 1 < len(layer.sublayers) else "ffn"
+        if len(set(here.values())) == 1 and follows == "ffn":
+            continue
+        for earlier in classes:
+            earlier.update(after)
+        return

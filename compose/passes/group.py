@@ -1,0 +1,39 @@
+"""Runs sibling adapters of one shape as one grouped matrix product."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from compose.graph.graph import Graph, Rewriter
+from compose.passes.base import PassContext
+
+WHOLE = frozenset({"part", "linear", "adapter", "fuse", "average", "dropped"})
+"""Kinds whose value has all rows and tokens; pieces differ in shape and cannot be stacked."""
+
+
+def group(graph: Graph, context: PassContext) -> Graph:
+    """Adapters of equal shape at one site that do not read each other get a common group number."""
+    depth: dict[int, int] = {}
+    whole: dict[int, bool] = {}
+    siblings: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for node in graph:
+        operation, inputs = graph.operation(node), graph.inputs(node)
+        here = [source for source in inputs if graph.operation(source).kind not in ("close", "embed", "fork")]
+        whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
+        acts = operation.kind == "adapter"
+        depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
+        if acts and whole[node]:
+            part = context.vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
+            siblings[operation.layer, operation.site, depth[node], part.shape].append(node)
+    numbers = {
+        node: number
+        for number, nodes in enumerate(nodes for nodes in siblings.values() if len(nodes) > 1)
+        for node in nodes
+    }
+    if not numbers:
+        return graph
+    rewriter = Rewriter(graph)
+    for node in graph:
+        rewriter.copy(node, replace(graph.operation(node), group=numbers.get(node, -1)))
+    return rewriter.finish()

@@ -1,0 +1,207 @@
+"""From a graph to a plan: in which layers which rows exist, and in which order each site's nodes run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from compose.graph.graph import Graph
+from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
+from compose.specs import BackboneSpec, Closing, LayerSpec
+
+
+@dataclass
+class _Line:
+    """The way of one branch through the graph, by layer and sub-layer."""
+
+    parts: dict[SiteKey, int] = field(default_factory=dict)
+    closes: dict[SiteKey, int] = field(default_factory=dict)
+    embeds: dict[int, int] = field(default_factory=dict)
+
+
+class _Classes:
+    """Nodes that some branches have in common, numbered in the order of the branches."""
+
+    def __init__(self, nodes: Iterable[int]) -> None:
+        self.nodes = list(dict.fromkeys(nodes))
+        self.of = {node: index for index, node in enumerate(self.nodes)}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def schedule(graph: Graph, backbone: BackboneSpec, branch_count: int, training: bool = False) -> Plan:
+    """Schedules a graph of `branch_count` branches, some of which may have been pruned."""
+    return _Scheduler(graph, backbone).plan(branch_count, training)
+
+
+class _Scheduler:
+    def __init__(self, graph: Graph, backbone: BackboneSpec) -> None:
+        self.graph = graph
+        self.backbone = backbone
+        self.lines = [self._line(state) for state in graph.states.values()]
+        self.programs: dict[SiteKey, SiteProgram] = {}
+
+    def plan(self, branch_count: int, training: bool) -> Plan:
+        layers: list[LayerRows] = []
+        states = _Classes(line.embeds[0] for line in self.lines)
+        entry: tuple[int, ...] = (0,)
+        earlier = {1: (0,) * len(states)}
+        for layer in self.backbone.layers:
+            if layer.index and layer.index in self.lines[0].embeds:
+                embeds = _Classes(line.embeds[layer.index] for line in self.lines)
+                entry = tuple(states.of[self.graph.inputs(node)[0]] for node in embeds.nodes)
+                states, earlier = embeds, {len(embeds): tuple(range(len(embeds)))}
+            parts = [_Classes(line.parts[layer.index, sub.name] for line in self.lines) for sub in layer.sublayers]
+            gather = tuple(states.of[self._state(node)] for node in parts[0].nodes)
+            identity = gather == tuple(range(len(states)))
+            earlier = _gathered(earlier, gather)
+            repeats = {count: sources for count, sources in earlier.items() if count != len(gather)}
+            earlier[len(gather)] = tuple(range(len(gather)))
+            states = _Classes(line.closes[layer.index, layer.sublayers[-1].name] for line in self.lines)
+            unfolds = self._layer_programs(layer, parts, states)
+            layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
+            leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
+            earlier = _gathered(earlier, leaving)
+        ends = {branch: states.of[node] for branch, node in self.graph.states.items()}
+        return Plan(
+            expression=self.graph.expression,
+            backbone=self.backbone,
+            graph=self.graph,
+            layers=tuple(layers),
+            programs=self.programs,
+            entry=entry,
+            branches=tuple(ends.get(branch) for branch in range(branch_count)),
+            classes=len(states),
+            outputs=tuple(self._output(node) for node in self.graph.outputs),
+            training=training,
+        )
+
+    def _layer_programs(self, layer: LayerSpec, parts: list[_Classes], states: _Classes) -> bool:
+        """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
+        unfolds = False
+        for index, sublayer in enumerate(layer.sublayers):
+            for linear in sublayer.linears:
+                values = [self._linear(part, linear.name) for part in parts[index].nodes]
+                if any(values):
+                    entering = [self._root(value) if value else None for value in values]
+                    self._add((layer.index, linear.name), entering, values, [None] * len(values))
+            last = index + 1 == len(parts)
+            leaving = states.nodes if last else [self._state(node) for node in parts[index + 1].nodes]
+            program = self._add(
+                (layer.index, sublayer.name),
+                list(parts[index].nodes),
+                [self.graph.inputs(close)[0] for close in leaving],
+                leaving,
+            )
+            unfolds |= program is not None and program.forks and sublayer.norm == "pre"
+        return unfolds
+
+    def _add(
+        self,
+        key: SiteKey,
+        entering: Sequence[int | None],
+        leaving: Sequence[int | None],
+        closes: Sequence[int | None],
+    ) -> SiteProgram | None:
+        """The program that turns the values `entering` into those `leaving`, if anything is to be done.
+
+        A class without a value at the site (None) is handed on as it is.
+        """
+        closings = tuple(self._closing(close) for close in closes)
+        if list(entering) == list(leaving) and set(closings) == {"backbone"}:
+            return None
+        roots = {node: index for index, node in enumerate(entering) if node is not None}
+        levels = self._levels([node for node in leaving if node is not None], roots)
+        registers = dict(roots)
+        steps: list[Step] = []
+        for nodes in _together(self.graph, levels):
+            inputs = tuple(tuple(registers[source] for source in self.graph.inputs(node)) for node in nodes)
+            for node in nodes:
+                registers[node] = len(entering) + len(registers) - len(roots)
+            operations = tuple(self.graph.operation(node) for node in nodes)
+            steps.append(Step(operations, inputs, tuple(registers[node] for node in nodes)))
+        results = tuple(index if node is None else registers[node] for index, node in enumerate(leaving))
+        sources = tuple(index if node is None else roots[self._root(node)] for index, node in enumerate(leaving))
+        program = SiteProgram(*key, len(entering), tuple(steps), results, sources, closings)
+        self.programs[key] = program
+        return program
+
+    def _levels(self, targets: list[int], roots: dict[int, int]) -> dict[int, int]:
+        """The nodes of a site that `targets` need, each with its longest distance from the values."""
+        pending, found = list(targets), set()
+        while pending:
+            node = pending.pop()
+            if node not in found and node not in roots:
+                found.add(node)
+                pending.extend(self.graph.inputs(node))
+        levels: dict[int, int] = {}
+        for node in sorted(found):
+            levels[node] = 1 + max(levels.get(source, 0) for source in self.graph.inputs(node))
+        return levels
+
+    def _line(self, state: int) -> _Line:
+        line, node = _Line(), self._unfork(state)
+        while True:
+            operation = self.graph.operation(node)
+            if operation.kind == "close":
+                line.closes[operation.layer, operation.site] = node
+                node = self._root(node)
+                line.parts[operation.layer, operation.site] = node
+            else:
+                line.embeds[max(operation.layer, 0)] = node
+                if not self.graph.inputs(node):
+                    return line
+            node = self._state(node)
+
+    def _linear(self, part: int, site: str) -> int | None:
+        """The value that a part is given for one of its linear maps, None if nothing acts on it."""
+        for node in self.graph.inputs(part)[1:]:
+            operation = self.graph.operation(node)
+            if operation.site == site and operation.kind != "linear":
+                return node
+        return None
+
+    def _root(self, node: int) -> int:
+        """The value that a node of a site starts from: a part or a linear map's output."""
+        while self.graph.operation(node).kind not in ("part", "linear"):
+            node = self.graph.inputs(node)[0]
+        return node
+
+    def _state(self, node: int) -> int:
+        """The state that a part or a decoder's embedding reads."""
+        return self._unfork(self.graph.inputs(node)[0])
+
+    def _unfork(self, node: int) -> int:
+        while self.graph.operation(node).kind == "fork":
+            node = self.graph.inputs(node)[0]
+        return node
+
+    def _first_part(self, close: int, layer: LayerSpec) -> int:
+        """The part with which the way to a layer's last state entered the layer."""
+        node = self._root(close)
+        for _ in layer.sublayers[1:]:
+            node = self._root(self._state(node))
+        return node
+
+    def _closing(self, close: int | None) -> Closing:
+        return "backbone" if close is None else self.graph.operation(close).detail[0]  # type: ignore[return-value]
+
+    def _output(self, node: int) -> Output:
+        operation = self.graph.operation(node)
+        branch, task, rows = operation.detail
+        return Output(task, operation.name or None, branch, rows)  # type: ignore[arg-type]
+
+
+def _gathered(earlier: dict[int, tuple[int, ...]], sources: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """Where classes come from that themselves come from `sources`."""
+    return {count: tuple(classes[source] for source in sources) for count, classes in earlier.items()}
+
+
+def _together(graph: Graph, levels: dict[int, int]) -> list[list[int]]:
+    """The nodes in an order in which they can run; those of one group and level in one step."""
+    steps: dict[tuple[int, int, int], list[int]] = {}
+    for node in sorted(levels, key=lambda node: (levels[node], node)):
+        number = graph.operation(node).group
+        steps.setdefault((levels[node], number, -1 if number >= 0 else node), []).append(node)
+    return list(steps.values())

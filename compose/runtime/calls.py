@@ -1,0 +1,105 @@
+"""Before and after the backbone: its inputs checked, its output given to heads or back to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from compose.errors import InputError
+from compose.heads.head import HeadInput
+from compose.plan import Output
+from compose.runtime.frame import Frame
+from compose.runtime.repeat import take_classes
+from compose.specs import BackboneSpec
+
+ROWS = ("input_ids", "inputs_embeds", "pixel_values", "encoder_outputs")
+
+
+def prepare_inputs(
+    backbone: Any, spec: BackboneSpec, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], int, torch.device]:
+    """The backbone's inputs, the number of rows and their device.
+
+    An encoder-decoder that is given no decoder inputs reads its own input, shifted right by one token, as
+    AdapterHub has it.
+
+    Raises:
+        InputError: if there is nothing to run on, or an empty batch.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None}
+    main = next((given[name] for name in ROWS if name in given), None)
+    if main is None:
+        raise InputError(
+            "there is nothing to run on",
+            got=next(iter(given), ""),
+            legal=ROWS,
+            hint="plan(**tokenizer(texts))",
+        )
+    tensor = main if isinstance(main, Tensor) else main[0]
+    if tensor.shape[0] == 0:
+        raise InputError("the batch is empty", why=f"its first dimension is 0: {tuple(tensor.shape)}")
+    if tensor.dim() > 1 and tensor.shape[1] == 0:
+        raise InputError("the batch has no tokens", why=f"its second dimension is 0: {tuple(tensor.shape)}")
+    decoder = ("decoder_input_ids", "decoder_inputs_embeds")
+    if spec.encoder_decoder and not any(name in given for name in decoder) and "input_ids" in given:
+        given["decoder_input_ids"] = backbone._shift_right(given["input_ids"])
+    given.setdefault("return_dict", True)
+    return given, tensor.shape[0], tensor.device
+
+
+def head_input(
+    states: Any, given: Mapping[str, Any], frame: Frame, output: Output, rows: Sequence[int] | None
+) -> HeadInput:
+    """What a head reads of a call: its branch's rows, or those of them that are its own.
+
+    The heads of an encoder-decoder read the decoder's states with the decoder's mask, and look for the end of
+    the sequence in the encoder's tokens, which the decoder reads shifted.
+    """
+    branch = frame.plan.branches[output.branch]
+    assert branch is not None, "outputs of pruned branches are not asked for"
+
+    def own(tensor: Tensor | None, repeated: bool = False) -> Tensor | None:
+        if tensor is None:
+            return None
+        if repeated:
+            tensor = tensor.narrow(0, branch * frame.batch, frame.batch)
+        return tensor if rows is None else tensor[torch.tensor(rows, dtype=torch.long, device=tensor.device)]
+
+    last = own(states.last_hidden_state, True)
+    assert last is not None
+    mask = given.get("attention_mask")
+    if frame.plan.backbone.encoder_decoder:
+        same = mask is not None and mask.shape[1] == last.shape[1]
+        mask = given.get("decoder_attention_mask", mask if same else None)
+    return HeadInput(
+        states=last,
+        pooled=own(getattr(states, "pooler_output", None), True),
+        attention_mask=own(mask),
+        input_ids=own(given.get("input_ids")),
+    )
+
+
+def spread(tensor: Tensor, frame: Frame) -> Tensor:
+    """Rows of classes as rows of branches, branch-major; branches that never parted get equal rows."""
+    held = tensor.shape[0] // frame.batch
+    branches = tuple(branch or 0 for branch in frame.plan.branches)
+    if held == frame.plan.classes and branches == tuple(range(held)):
+        return tensor
+    return take_classes(tensor, branches, frame.batch)
+
+
+def states_output(states: Any, frame: Frame) -> BaseModelOutput:
+    """The backbone's output with one block of rows for each branch.
+
+    Earlier hidden states and attentions keep the rows that they were computed on: those of the trunk once.
+    """
+    for name in ("last_hidden_state", "pooler_output"):
+        tensor = states.get(name)
+        if tensor is not None:
+            states[name] = spread(tensor, frame)
+    result: BaseModelOutput = states
+    return result

@@ -1,0 +1,76 @@
+"""Gradient checkpointing: a recomputation re-enters its own call's plan.
+
+It runs during backward, after other plans have run and, on CUDA always, on another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from compose.runtime.frame import Frame, entered, running
+
+ATTRIBUTE = "_gradient_checkpointing_func"
+
+
+class _Reentering:
+    """A layer's checkpoint function, with the running call's plan kept for the recomputation."""
+
+    def __init__(self, checkpoint: Callable[..., Any]) -> None:
+        self.checkpoint = checkpoint
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        frame = running.frame
+        if frame is None:
+            return self.checkpoint(function, *args, **kwargs)
+        return self.checkpoint(_in_frame(function, frame), *args, **kwargs)
+
+
+def _in_frame(function: Callable[..., Any], frame: Frame) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with entered(frame.again()):
+            return function(*args, **kwargs)
+
+    return run
+
+
+class Checkpointing:
+    """Sees to it that the layers' checkpoint functions re-enter plans."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers = layers
+        self._asks_for_gradients = False
+
+    def enable(self, backbone: Any, arguments: Mapping[str, Any] | None, options: Mapping[str, Any]) -> None:
+        """Switches checkpointing on, under the name that this version of transformers has for it."""
+        enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+        enable(dict(arguments) if arguments is not None else None, **options)
+        if (arguments or {}).get("use_reentrant", False) and not self._asks_for_gradients:
+            # Reentrant checkpoints hand gradients on only through inputs that ask for them.
+            backbone.enable_input_require_grads()
+            self._asks_for_gradients = True
+
+    def disable(self, backbone: Any) -> None:
+        """Switches checkpointing off, if it is on."""
+        if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
+            disable = getattr(backbone, "activation_checkpointing_disable", None)
+            (disable or backbone.gradient_checkpointing_disable)()
+        if self._asks_for_gradients:
+            backbone.disable_input_require_grads()
+            self._asks_for_gradients = False
+
+    def prepare(self) -> None:
+        """Wraps the checkpoint functions that transformers set since the last call."""
+        for layer in self.layers:
+            checkpoint = vars(layer).get(ATTRIBUTE)
+            if checkpoint is not None and not isinstance(checkpoint, _Reentering):
+                setattr(layer, ATTRIBUTE, _Reentering(checkpoint))
+
+    def restore(self) -> None:
+        """Gives the layers back their own."""
+        for layer in self.layers:
+            checkpoint = vars(layer).get(ATTRIBUTE)
+            if isinstance(checkpoint, _Reentering):
+                setattr(layer, ATTRIBUTE, checkpoint.checkpoint)

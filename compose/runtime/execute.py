@@ -1,0 +1,272 @@
+"""Runs a site's program: a value for each class comes in, a value for each class goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from compose.graph.sites import Span
+from compose.methods.part import Context, LowRank, Part, Prepared
+from compose.runtime.bind import BoundOperation, BoundProgram, BoundStep
+from compose.runtime.frame import Frame
+from compose.runtime.rows import Chain, span
+
+
+class Value(NamedTuple):
+    """What flows at a site: y and its fixed context, with the same rows and tokens."""
+
+    y: Tensor
+    context: Context
+
+
+@dataclass
+class SiteRun:
+    """One run of a program: its registers, and inputs that several children share."""
+
+    frame: Frame
+    registers: dict[int, Any]
+    prepared: dict[tuple[int, int], Prepared] = field(default_factory=dict)
+    wholes: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def prepare(self, register: int, part: Part) -> Prepared:
+        """What an adapter's options make of a value; computed once per value and adapter."""
+        key = (register, id(part))
+        if key not in self.prepared:
+            value: Value = self.registers[register]
+            self.prepared[key] = part.prepare(value.y, value.context)
+        return self.prepared[key]
+
+    def select(self, chain: Chain, tensor: Tensor) -> tuple[int, slice | Tensor]:
+        """The dimension and index that a chain's last selector takes of a value."""
+        selector = chain[-1]
+        if isinstance(selector, Span):
+            return 1, span(selector, tensor.shape[1])
+        return 0, self.frame.selections[chain]
+
+
+def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple[Tensor, ...] | Tensor:
+    """Runs a program.
+
+    Args:
+        frame: the call.
+        bound: the program.
+        y: [classes x rows, tokens, width], the site's value.
+        context: its context, with the same rows.
+
+    Returns:
+        One value [rows, tokens, width] for each class that goes out, or all of them in one tensor.
+    """
+    classes = bound.program.classes
+    if y.dtype != bound.dtype:
+        results = run(frame, bound, y.to(bound.dtype), _cast(context, bound.dtype))
+        if isinstance(results, Tensor):
+            return results.to(y.dtype)
+        return tuple(result.to(y.dtype) for result in results)
+    values = [Value(y, context)] if classes == 1 else _unbind(y, context, classes)
+    site = SiteRun(frame, dict(enumerate(values)))
+    if classes > 1:
+        site.wholes[tuple(range(classes))] = y
+    for step in bound.steps:
+        if len(step.operations) > 1:
+            _run_group(site, step, context)
+        else:
+            operation = step.operations[0]
+            site.registers[step.outputs[0]] = HANDLERS[operation.operation.kind](site, operation)
+    leaving = bound.program.results
+    if leaving in site.wholes:
+        return site.wholes[leaving]
+    return tuple(site.registers[register].y for register in leaving)
+
+
+def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
+    def parts(tensor: Tensor | None) -> Sequence[Tensor | None]:
+        return [None] * classes if tensor is None else tensor.chunk(classes)
+
+    return [
+        Value(piece, Context(residual=residual, norm=context.norm, input=given))
+        for piece, residual, given in zip(y.chunk(classes), parts(context.residual), parts(context.input), strict=True)
+        if piece is not None
+    ]
+
+
+def _cast(context: Context, dtype: torch.dtype) -> Context:
+    norm = context.norm
+
+    def cast_norm(states: Tensor, own: torch.dtype) -> Tensor:
+        assert norm is not None
+        return norm(states.to(own)).to(dtype)
+
+    own = (context.residual if context.residual is not None else context.input).dtype  # type: ignore[union-attr]
+    return Context(
+        residual=None if context.residual is None else context.residual.to(dtype),
+        norm=None if norm is None else (lambda states: cast_norm(states, own)),
+        input=None if context.input is None else context.input.to(dtype),
+    )
+
+
+def _run_group(site: SiteRun, step: BoundStep, context: Context) -> None:
+    """Siblings of one shape, as one grouped product."""
+    registers = tuple(operation.inputs[0] for operation in step.operations)
+    values: list[Value] = [site.registers[register] for register in registers]
+    count = len(values)
+
+    def stacked(pick: Callable[[Value], Tensor | None], whole: Tensor | None) -> Tensor | None:
+        tensors = [pick(value) for value in values]
+        if tensors[0] is None:
+            return None
+        if whole is not None:
+            return whole.unflatten(0, (count, -1))
+        if all(tensor is tensors[0] for tensor in tensors):
+            return tensors[0].expand(count, *tensors[0].shape)
+        return torch.stack(tensors)  # type: ignore[arg-type]
+
+    whole = site.wholes.get(registers)
+    entering = whole is not None and registers == tuple(range(count))
+    grouped = Context(
+        residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
+        norm=context.norm,
+        input=stacked(lambda value: value.context.input, context.input if entering else None),
+    )
+    ys = stacked(lambda value: value.y, whole)
+    parts = [operation.part for operation in step.operations]
+    result = type(parts[0]).grouped(parts, ys, grouped)  # type: ignore[arg-type,union-attr]
+    site.wholes[step.outputs] = result.flatten(0, 1)
+    for register, value, y in zip(step.outputs, values, result.unbind(0), strict=True):
+        site.registers[register] = value._replace(y=y)
+
+
+def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    assert bound.part is not None
+    prepared = site.prepare(bound.inputs[0], bound.part)
+    return value._replace(y=bound.part.finish(bound.part.increment(prepared.input), prepared))
+
+
+def _increment(site: SiteRun, bound: BoundOperation) -> Tensor | LowRank:
+    assert bound.part is not None and bound.shared is not None
+    given = site.prepare(bound.inputs[0], bound.shared).input
+    factors = bound.part.low_rank(given) if bound.operation.form == "low_rank" else None
+    return bound.part.increment(given) if factors is None else factors
+
+
+def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:
+    operation = bound.operation
+    fusion = bound.fusion
+    assert fusion is not None and bound.shared is not None
+    prepared = site.prepare(bound.inputs[0], bound.shared)
+    given = iter(bound.inputs[1:])
+    slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
+    candidates = [site.registers[next(given)] if filled else None for filled in slots]
+    query = prepared.query_before_norm if fusion.config.query_before_ln else prepared.query
+    forms = {"": fusion.reference, "unfolded": fusion.mix, "folded": fusion.mix_folded}
+    mixed, weights = forms[operation.form](query, candidates, prepared.residual if residual else None)
+    if site.frame.attention is not None:
+        key = (operation.name, operation.layer, operation.site)
+        site.frame.attention.setdefault(key, []).append(weights)
+    return mixed
+
+
+def _fuse(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    assert bound.shared is not None
+    return value._replace(y=bound.shared.finish_fused(_fused(site, bound, residual=True), value.y))
+
+
+def _mixture(site: SiteRun, bound: BoundOperation) -> Tensor:
+    return _fused(site, bound, residual=False)
+
+
+def _average(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    y = value.y
+    for register, weight in zip(bound.inputs[1:], weights, strict=True):
+        if register != bound.inputs[0]:
+            y = y + weight * (site.registers[register].y - value.y)
+    return value._replace(y=y)
+
+
+def _sum(site: SiteRun, bound: BoundOperation) -> Tensor:
+    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    terms = [site.registers[register] * weight for register, weight in zip(bound.inputs, weights, strict=True)]
+    return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+
+
+def _split(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    dimension, index = site.select(bound.chains[0], value.y)
+
+    def take(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else _take(tensor, dimension, index)
+
+    context = value.context
+    taken = take(value.y)
+    assert taken is not None
+    return Value(taken, Context(residual=take(context.residual), norm=context.norm, input=take(context.input)))
+
+
+def _take(tensor: Tensor, dimension: int, index: slice | Tensor) -> Tensor:
+    if isinstance(index, slice):
+        return tensor.narrow(dimension, index.start, index.stop - index.start)
+    return tensor.index_select(dimension, index)
+
+
+def _put(site: SiteRun, bound: BoundOperation, base: Tensor, into: Tensor) -> Tensor:
+    """Pieces put into a copy of `into`; `base` has the shape that selectors refer to."""
+    for chain, register in zip(bound.chains, bound.inputs[1:], strict=True):
+        piece = site.registers[register]
+        piece = piece.y if isinstance(piece, Value) else piece
+        dimension, index = site.select(chain, base)
+        if isinstance(index, slice):
+            index = torch.arange(index.start, index.stop, device=base.device)
+        into = into.index_copy(dimension, index, piece.to(into.dtype))
+    return into
+
+
+def _join(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    return value._replace(y=_put(site, bound, value.y, value.y))
+
+
+def _fill(site: SiteRun, bound: BoundOperation) -> Tensor:
+    value: Value = site.registers[bound.inputs[0]]
+    return _put(site, bound, value.y, torch.zeros_like(value.y))
+
+
+def _dropped(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    return value
+
+
+def close(value: Value, closing: object) -> Tensor:
+    """The closed site: residual addition and LayerNorm, unless the adapter did that."""
+    if closing == "adapter":
+        return value.y
+    residual = value.context.residual
+    assert residual is not None, "only sub-layer sites are closed"
+    total = value.y + residual
+    return total if value.context.norm is None else value.context.norm(total)
+
+
+def _close(site: SiteRun, bound: BoundOperation) -> Value:
+    value: Value = site.registers[bound.inputs[0]]
+    return value._replace(y=close(value, bound.operation.detail[0]))
+
+
+HANDLERS: dict[str, Callable[[SiteRun, BoundOperation], Any]] = {
+    "adapter": _adapter,
+    "increment": _increment,
+    "fuse": _fuse,
+    "mixture": _mixture,
+    "average": _average,
+    "sum": _sum,
+    "split": _split,
+    "join": _join,
+    "fill": _fill,
+    "dropped": _dropped,
+    "close": _close,
+}

@@ -1,0 +1,157 @@
+"""Between a model's modules and the records that files hold: all of a file is taken, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compose import io
+from compose.dsl import Expression, Fuse, as_expression, fuses, leaves, own_name
+from compose.errors import FileError, Problem, RegistryError
+from compose.heads.build import build_head
+from compose.heads.head import Head
+from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
+from compose.methods.adapter import Adapter
+from compose.methods.fusion.module import Fusion
+from compose.runtime.named import NamedModules
+from compose.runtime.regimes import heads_of
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+
+Finished = tuple[NamedModules, str, Any]
+"""A module that is ready to be kept: where, under which name, and itself."""
+
+
+def fingerprint(model: Model) -> io.Fingerprint:
+    """The fingerprint of a model's backbone."""
+    return io.Fingerprint.of(model.spec, model.backbone.named_parameters())
+
+
+def save_adapter(model: Model, name: str, folder: str | Path, with_head: bool) -> None:
+    """Writes an adapter, with the head of its name if asked for."""
+    head = _head_record(model, name) if with_head else None
+    io.save_adapter(_adapter_record(model, name, head), folder)
+
+
+def save_fusion(model: Model, fuse: Fuse | str, folder: str | Path) -> None:
+    """Writes a fusion."""
+    name = fuse if isinstance(fuse, str) and fuse in model.fusions else own_name(as_expression(fuse)) or ""
+    io.save_fusion(_fusion_record(model, name), folder)
+
+
+def save_head(model: Model, name: str, folder: str | Path) -> None:
+    """Writes a head."""
+    io.save_head(_head_record(model, name), folder)
+
+
+def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
+    """Writes an expression with everything that it names; heads that do not exist are left out."""
+    record = CompositionRecord(
+        expression,
+        adapters={name: _adapter_record(model, name, None) for name in leaves(expression)},
+        fusions={name: _fusion_record(model, name) for name in map(_own_name, fuses(expression))},
+        heads={name: _head_record(model, name) for name in heads_of(expression) if name in model.heads},
+        backbone=model.source,
+    )
+    io.save_composition(record, folder)
+
+
+def load_adapter(model: Model, folder: str | Path, name: str | None, with_head: bool, allow_backbone: bool) -> str:
+    """Loads an adapter, with its head if asked for."""
+    record = io.read_adapter(folder, model.spec, name, with_head, fingerprint(model), allow_backbone)
+    if with_head and record.head is None:
+        raise FileError("there is no head beside the adapter", where=str(folder), hint="with_head=False")
+    finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]
+    if record.head is not None:
+        finished.append((model.heads, record.head.name, _head(model, record.head)))
+    _register(model, finished)
+    return record.name
+
+
+def load_fusion(model: Model, folder: str | Path, name: str | None, allow_backbone: bool) -> str:
+    """Loads a fusion."""
+    record = io.read_fusion(folder, model.spec, name, fingerprint(model), allow_backbone)
+    _register(model, [(model.fusions, record.name, _fusion(model, record))])
+    return record.name
+
+
+def load_head(model: Model, folder: str | Path, name: str | None, allow_backbone: bool) -> str:
+    """Loads a head."""
+    record = io.read_head(folder, model.spec, name, fingerprint(model), allow_backbone)
+    _register(model, [(model.heads, record.name, _head(model, record))])
+    return record.name
+
+
+def load_composition(model: Model, folder: str | Path, allow_backbone: bool) -> Expression:
+    """Takes everything that a saved plan names, all of it or nothing; returns its expression."""
+    record = io.read_composition(folder, fingerprint(model), allow_backbone)
+    finished: list[Finished] = []
+    finished += [(model.adapters, name, _adapter(model, found)) for name, found in record.adapters.items()]
+    finished += [(model.fusions, name, _fusion(model, found)) for name, found in record.fusions.items()]
+    finished += [(model.heads, name, _head(model, found)) for name, found in record.heads.items()]
+    _register(model, finished)
+    return record.expression
+
+
+def _own_name(fuse: Fuse) -> str:
+    return own_name(fuse) or ""
+
+
+def _register(model: Model, finished: list[Finished]) -> None:
+    """Keeps finished modules if all their names are free, else none."""
+    problems = [
+        Problem(
+            f"there is already a {registry.what} '{name}'",
+            hint=f"load it under another name, or model.delete_{registry.what}({name!r}) first",
+        )
+        for registry, name, _ in finished
+        if name in registry
+    ]
+    if problems:
+        raise RegistryError(problems)
+    for registry, name, module in finished:
+        model.register(registry, name, module)
+
+
+def _adapter(model: Model, record: AdapterRecord) -> Adapter:
+    adapter = Adapter(record.name, record.config, model.spec)
+    adapter.load_tensors(record.tensors)
+    return adapter
+
+
+def _fusion(model: Model, record: FusionRecord) -> Fusion:
+    widths = {
+        (layer, site): model.spec.layers[layer].sites[site].width_out
+        for layer, site in sorted(io.fusion_sites(record.tensors))
+        if layer < len(model.spec.layers) and site in model.spec.layers[layer].sites
+    }
+    fusion = Fusion(record.name, record.config, widths, model.attention_dropout())
+    fusion.load_tensors(record.tensors)
+    return fusion
+
+
+def _head(model: Model, record: HeadRecord) -> Head:
+    head = build_head(record.name, record.config, model.host())
+    head.load_tensors(record.tensors)
+    return head
+
+
+def _adapter_record(model: Model, name: str, head: HeadRecord | None) -> AdapterRecord:
+    adapter = model.adapters[name]
+    return AdapterRecord(name, adapter.config, adapter.tensors(), head, fingerprint(model))
+
+
+def _fusion_record(model: Model, name: str) -> FusionRecord:
+    fusion = model.fusions[name]
+    return FusionRecord(name, fusion.config, tuple(name.split(",")), fusion.tensors(), fingerprint(model))
+
+
+def _head_record(model: Model, name: str) -> HeadRecord:
+    head = model.heads[name]
+    if not head.config.kind or head.config.kind == "custom":
+        raise FileError(
+            f"the head '{name}' is a module of your own, which the native format cannot describe",
+            hint="torch.save(model.heads[name].state_dict(), ...)",
+        )
+    return HeadRecord(name, head.config, head.tensors(), fingerprint(model))

@@ -1,0 +1,61 @@
+"""The running call. A plan belongs to a call: what hooks read and hand to each other lives in its frame."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from compose.plan import Plan, SiteKey
+    from compose.runtime.bind import BoundProgram
+    from compose.runtime.rows import Chain
+
+
+@dataclass
+class Frame:
+    """One call of one plan.
+
+    Args:
+        plan: what is run.
+        programs: the plan's programs with the modules they use.
+        batch: rows of the batch, before anything is repeated.
+        selections: for each chain of selectors the rows or tokens it takes, as made by `rows.select`.
+        attention: where fusion weights are kept by (fusion, layer, site); None if nobody asked.
+    """
+
+    plan: Plan
+    programs: Mapping[SiteKey, BoundProgram]
+    batch: int
+    selections: Mapping[Chain, slice | Tensor]
+    attention: dict[tuple[str, int, str], list[Tensor]] | None = None
+    scratch: dict[object, Any] = field(default_factory=dict)
+    repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
+
+    def again(self) -> Frame:
+        """The same call for a recomputation: nothing that hooks had handed on is seen."""
+        return Frame(self.plan, self.programs, self.batch, self.selections)
+
+
+class Running(threading.local):
+    """The frame of the call that runs on this thread. Dynamo traces a `threading.local`, not a ContextVar."""
+
+    frame: Frame | None = None
+
+
+running = Running()
+
+
+@contextmanager
+def entered(frame: Frame) -> Iterator[None]:
+    """Makes a frame the running one."""
+    before = running.frame
+    running.frame = frame
+    try:
+        yield
+    finally:
+        running.frame = before

@@ -1,0 +1,271 @@
+"""The hooks through which plans act on a backbone, put in place and taken away by one object.
+
+Hooks are installed once, at attachment, on every module where an adapter may act. Outside of a call of a
+plan they do nothing. They are pure: gradient checkpointing may run them twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from compose.backbones.resolve import Anatomy, LayerModules, LinearModule, SubLayerModules
+from compose.methods.part import Context
+from compose.runtime.bind import BoundProgram
+from compose.runtime.checkpointing import Checkpointing
+from compose.runtime.execute import run
+from compose.runtime.frame import Frame, running
+from compose.runtime.repeat import repeat_arguments, repeat_decoder_inputs, take_classes
+
+
+def first(output: Any) -> Tensor:
+    """The tensor that a module hands on, alone or as the first of a tuple."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+def with_first(output: Any, tensor: Tensor) -> Any:
+    """The output with another first tensor, in the form in which it came."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
+
+class Hooks:
+    """All hooks on one backbone; a context manager, or `install` and `remove`."""
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self.anatomy = anatomy
+        self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> Hooks:
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def install(self) -> None:
+        """Puts the hooks in place."""
+        if self.anatomy.decoder:
+            stack = self.anatomy.decoder
+            self._before(stack.module, _decoder_input(stack.module))
+        for layer in self.anatomy.layers:
+            self._before(layer.layer, _layer_input(layer))
+            for sublayer in layer.sublayers:
+                self._install_sublayer(layer.index, sublayer)
+            self._after(layer.layer, _layer_output(layer.index))
+
+    def remove(self) -> None:
+        """Takes all hooks away; the backbone is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.checkpointing.restore()
+
+    def _install_sublayer(self, layer: int, sublayer: SubLayerModules) -> None:
+        key = (layer, sublayer.name)
+        self._before(sublayer.residual, _residual(key, sublayer))
+        by_module: dict[int, list[LinearModule]] = {}
+        for linear in sublayer.linears:
+            by_module.setdefault(id(linear.module), []).append(linear)
+        for linears in by_module.values():
+            self._after(linears[0].module, _linear(layer, linears))
+        self._after(sublayer.value, _value(key, sublayer.norm))
+        if sublayer.norm is not None:
+            self._before(sublayer.norm, _norm_input(key))
+            self._after(sublayer.norm, _norm_output(key))
+
+    def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._handles.append(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+
+    def _after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
+        self._handles.append(module.register_forward_hook(hook, prepend=True))
+
+
+def _decoder_input(module: nn.Module) -> Callable[..., Any]:
+    names = tuple(inspect.signature(module.forward).parameters)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        frame = running.frame
+        if frame is None or frame.plan.entry == (0,):
+            return None
+        return repeat_decoder_inputs(frame, names, args, kwargs)
+
+    return hook
+
+
+def _layer_input(layer: LayerModules) -> Callable[..., Any]:
+    names = tuple(inspect.signature(layer.layer.forward).parameters)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        frame = running.frame
+        if frame is None:
+            return None
+        rows = frame.plan.layers[layer.index]
+        if rows.gather is None and rows.classes == 1:
+            return None
+        states = args[0] if args else kwargs[names[0]]
+        if rows.gather is not None:
+            states = take_classes(states, rows.gather, frame.batch)
+        if args:
+            args = (states, *args[1:])
+        else:
+            kwargs = {**kwargs, names[0]: states}
+        return repeat_arguments(frame, layer, names, args, kwargs)
+
+    return hook
+
+
+def _layer_output(index: int) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        frame = running.frame
+        if frame is None or not frame.plan.layers[index].unfolds:
+            return None
+        return with_first(output, first(output).flatten(0, 1))
+
+    return hook
+
+
+def _residual(key: tuple[int, str], sublayer: SubLayerModules) -> Callable[..., Any]:
+    name = sublayer.residual_argument
+    position = 0
+    if name is not None:
+        position = list(inspect.signature(sublayer.residual.forward).parameters).index(name)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        frame = running.frame
+        if frame is None or key not in frame.programs:
+            return
+        if len(args) > position:
+            frame.scratch["residual", key] = args[position]
+        else:
+            frame.scratch["residual", key] = kwargs[name] if name else next(iter(kwargs.values()))
+
+    return hook
+
+
+def _value(key: tuple[int, str], norm: nn.Module | None) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        frame = running.frame
+        if frame is None or key not in frame.programs:
+            return None
+        bound = frame.programs[key]
+        y, shape = _flat(first(output))
+        residual, _ = _flat(frame.scratch.pop(("residual", key)))
+        context = Context(residual=residual, norm=None if norm is None else norm.forward, input=None)
+        results = run(frame, bound, y, context)
+        if norm is not None:
+            return _hand_to_norm(frame, key, bound, results, context, output)
+        return with_first(output, _before_addition(bound, results, context, y, shape))
+
+    return hook
+
+
+def _hand_to_norm(
+    frame: Frame,
+    key: tuple[int, str],
+    bound: BoundProgram,
+    results: tuple[Tensor, ...] | Tensor,
+    context: Context,
+    output: Any,
+) -> Any:
+    """Post-norm: the residual addition comes next. Where it would not do, the LayerNorm's input is ours."""
+    program = bound.program
+    if not program.forks and set(program.closings) == {"backbone"}:
+        return with_first(output, _whole(results))
+    residuals = context.residual.chunk(program.classes)  # type: ignore[union-attr]
+    values = results.chunk(len(program.results)) if isinstance(results, Tensor) else results
+    frame.scratch["sum", key] = torch.cat(
+        [value + residuals[source] for value, source in zip(values, program.sources, strict=True)]
+    )
+    if "adapter" in program.closings:
+        frame.scratch["closed", key] = values
+    return None
+
+
+def _before_addition(
+    bound: BoundProgram,
+    results: tuple[Tensor, ...] | Tensor,
+    context: Context,
+    y: Tensor,
+    shape: torch.Size,
+) -> Tensor:
+    """Pre-norm: what the residual addition will turn into the closed value, broadcasting where it forks."""
+    program = bound.program
+    if "adapter" in program.closings:
+        residuals = context.residual.chunk(program.classes)  # type: ignore[union-attr]
+        values = results.chunk(len(program.results)) if isinstance(results, Tensor) else results
+        results = tuple(
+            value - residuals[source] if closing == "adapter" else value
+            for value, source, closing in zip(values, program.sources, program.closings, strict=True)
+        )
+    whole = _whole(results)
+    if program.forks:
+        return whole.unflatten(0, (len(program.results), -1))
+    return whole.reshape(shape) if len(shape) == 4 else whole
+
+
+def _whole(results: tuple[Tensor, ...] | Tensor) -> Tensor:
+    if isinstance(results, Tensor):
+        return results
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _flat(tensor: Tensor) -> tuple[Tensor, torch.Size]:
+    """[classes, batch, tokens, width], as it is after a fork inside a layer, as rows; and its shape."""
+    return (tensor.flatten(0, 1) if tensor.dim() == 4 else tensor), tensor.shape
+
+
+def _norm_input(key: tuple[int, str]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        frame = running.frame
+        if frame is None or ("sum", key) not in frame.scratch:
+            return None
+        return (frame.scratch.pop(("sum", key)),), {}
+
+    return hook
+
+
+def _norm_output(key: tuple[int, str]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Any:
+        frame = running.frame
+        if frame is None or ("closed", key) not in frame.scratch:
+            return None
+        program = frame.programs[key].program
+        values = frame.scratch.pop(("closed", key))
+        closed = output.chunk(len(values))
+        return torch.cat(
+            [
+                value if closing == "adapter" else normed
+                for value, normed, closing in zip(values, closed, program.closings, strict=True)
+            ]
+        )
+
+    return hook
+
+
+def _linear(layer: int, linears: list[LinearModule]) -> Callable[..., Any]:
+    keys = [(layer, linear.site) for linear in linears]
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+        frame = running.frame
+        if frame is None or not any(key in frame.programs for key in keys):
+            return None
+        given, _ = _flat(args[0])
+        y, shape = _flat(output)
+        context = Context(residual=None, norm=None, input=given)
+        fused = linears[0].fused
+        pieces = list(y.chunk(fused[1], dim=-1)) if fused else [y]
+        for key, linear in zip(keys, linears, strict=True):
+            if key in frame.programs:
+                index = linear.fused[0] if linear.fused else 0
+                pieces[index] = _whole(run(frame, frame.programs[key], pieces[index], context))
+        result = torch.cat(pieces, dim=-1) if fused else pieces[0]
+        return result.reshape(shape)
+
+    return hook

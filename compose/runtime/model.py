@@ -1,0 +1,391 @@
+"""The model that users hold: a frozen backbone with adapters, fusions and heads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compose.backbones.resolve import Anatomy
+from compose.compile import PlanCache
+from compose.dsl import Expression, Fuse, as_expression, check_name, fuses, leaves, own_name
+from compose.errors import ExpressionError
+from compose.graph.check import fusion_sites
+from compose.graph.sites import Vocabulary
+from compose.heads.build import build_head
+from compose.heads.head import Head, Host
+from compose.heads.output import MultiHeadOutput
+from compose.heads.spec import HeadConfig
+from compose.methods.adapter import Adapter
+from compose.methods.config import Config
+from compose.methods.fusion.module import Fusion
+from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.registry import make_config
+from compose.runtime import files, state
+from compose.runtime.defaults import default_plan, use
+from compose.runtime.hooks import Hooks
+from compose.runtime.named import NamedModules
+from compose.runtime.regimes import Regime, Trainable, train_only
+from compose.runtime.runnable import RunnablePlan
+from compose.runtime.summary import Summary, summarize
+
+
+class Model(nn.Module):
+    """A backbone that adapters, fusions and heads are combined over.
+
+    Made by `compose.load` and `compose.attach`. The backbone is frozen; its modules stay as they are, and
+    `detach` gives it back bit for bit.
+
+    Args:
+        backbone: a base model of transformers.
+        anatomy: where its sites are.
+        tokenizer: turns text into inputs, for `predict`; None where there is none.
+        source: how to get the backbone again: a name, a hub id or a folder.
+    """
+
+    def __init__(self, backbone: nn.Module, anatomy: Anatomy, tokenizer: Any = None, source: str | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = anatomy.spec
+        self.tokenizer = tokenizer
+        self.source = source
+        self.adapters = NamedModules("adapter")
+        self.fusions = NamedModules("fusion")
+        self.heads = NamedModules("head")
+        self.plans = PlanCache()
+        self.drop_generator = random.Random(0)
+        self.version = 0
+        self.hooks = Hooks(anatomy)
+        self._active: Expression | None = None
+        self._runnable: dict[tuple[Expression, frozenset[str]], RunnablePlan] = {}
+        self._trained = {name: p.requires_grad for name, p in backbone.named_parameters()}
+        self.training = backbone.training
+        backbone.requires_grad_(False)
+        self.hooks.install()
+
+    @property
+    def config(self) -> Any:
+        """The backbone's transformers configuration."""
+        return self.backbone.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """The type of adapters, fusions and heads: the backbone's if it is float32 or float64, else float32."""
+        dtype = next(self.backbone.parameters()).dtype
+        return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What names in an expression stand for."""
+        return Vocabulary(self.spec, self.adapters.specs, self.fusions.specs)
+
+    # what it holds
+
+    def add_adapter(self, name: str, config: str | Config = "seq_bn", **options: Any) -> Adapter:
+        """Adds a fresh adapter.
+
+        Args:
+            name: its name: letters, digits and `_ - .`, at most 64.
+            config: a method or preset, or a config.
+            **options: options that differ from it.
+
+        Raises:
+            RegistryError: if the name is taken or not legal.
+            ConfigError: if an option is unknown or out of range.
+        """
+        check_name(name, "adapter")
+        self.adapters.require_free(name)
+        adapter = Adapter(name, make_config(config, **options), self.spec)
+        self.register(self.adapters, name, adapter)
+        return adapter
+
+    def add_fusion(self, fuse: Fuse | str, config: str | FusionConfig = "dynamic", **options: Any) -> Fusion:
+        """Adds fresh weights for a Fuse, at every site where one of its children acts.
+
+        Args:
+            fuse: the block, or its text; the weights are kept under its own name.
+            config: `dynamic` (with a value matrix), `static` (without), or a config.
+            **options: options that differ from it.
+
+        Raises:
+            ExpressionError: if it is no Fuse, or has no name.
+            RegistryError: if the name is taken, or an adapter is unknown.
+            ConfigError: if an option is unknown or out of range.
+        """
+        block = as_expression(fuse)
+        name = own_name(block) if isinstance(block, Fuse) else None
+        if not isinstance(block, Fuse) or name is None:
+            raise ExpressionError(
+                f"{fuse!r} is no Fuse with a name",
+                hint="model.add_fusion(Fuse('a', 'b')), or Fuse(..., name='...')",
+            )
+        for adapter in leaves(block):
+            self.adapters.require(adapter)
+        self.fusions.require_free(name)
+        widths = {
+            (layer, site): self.spec.layers[layer].sites[site].width_out
+            for layer, site in sorted(fusion_sites(block, self.vocabulary))
+        }
+        fusion = Fusion(name, make_fusion_config(config, **options), widths, self.attention_dropout())
+        self.register(self.fusions, name, fusion)
+        return fusion
+
+    def add_head(self, name: str, kind: str | HeadConfig | nn.Module = "classification", **options: Any) -> Head:
+        """Adds a fresh head.
+
+        Args:
+            name: its name, and so its task's.
+            kind: `classification`, `tagging`, `causal_lm`, a config, or any module.
+            **options: those of the kind, as `labels=["yes", "no"]`.
+
+        Raises:
+            RegistryError: if the name is taken or not legal.
+            ConfigError: if an option is unknown or out of range.
+        """
+        check_name(name, "head")
+        self.heads.require_free(name)
+        head = build_head(name, kind, self.host(), **options)
+        self.register(self.heads, name, head)
+        return head
+
+    def host(self) -> Host:
+        """What heads take from the backbone."""
+        backbone: Any = self.backbone
+        embeddings = backbone.get_input_embeddings().weight if self.spec.modality == "text" else None
+        return Host.of(self.spec, self.config, embeddings)
+
+    def delete_adapter(self, name: str) -> None:
+        """Forgets an adapter; plans that use it say so when they are called."""
+        self.adapters.remove(name)
+        self.version += 1
+
+    def delete_fusion(self, name: str) -> None:
+        """Forgets a fusion."""
+        self.fusions.remove(name)
+        self.version += 1
+
+    def delete_head(self, name: str) -> None:
+        """Forgets a head."""
+        self.heads.remove(name)
+        self.version += 1
+
+    def summary(self) -> Summary:
+        """Adapters, fusions and heads with method, parameters, size and whether they are trained; prints well."""
+        return summarize(self)
+
+    # what it runs
+
+    def plan(self, expression: Expression, without: Sequence[str] | frozenset[str] = ()) -> RunnablePlan:
+        """Compiles an expression, or takes the plan compiled before.
+
+        Args:
+            expression: a block, an adapter's name, None for the plain backbone, or the text form.
+            without: names of compiler passes to leave out.
+
+        Raises:
+            ExpressionError: if the text cannot be read.
+            CompileError: if the expression has no meaning over this backbone and these adapters.
+        """
+        block = as_expression(expression)
+        key = (block, frozenset(without))
+        plan = self._runnable.get(key)
+        if plan is None:
+            plan = RunnablePlan(self, block, tuple(without))
+            self._runnable = {**dict(list(self._runnable.items())[-255:]), key: plan}
+        return plan
+
+    def activate(self, expression: Expression) -> None:
+        """Makes the expression's plan the one that `model(...)` runs."""
+        self._active = self.plan(expression).expression
+
+    @contextmanager
+    def using(self, expression: Expression) -> Iterator[RunnablePlan]:
+        """Makes the expression's plan the one that `model(...)` runs on this thread, for a while."""
+        plan = self.plan(expression)
+        with use(self, plan.expression):
+            yield plan
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Any = None,
+        loss_weights: Mapping[str, float] | None = None,
+        tasks: Sequence[str | int] | None = None,
+        route: Sequence[str] | None = None,
+    ) -> MultiHeadOutput:
+        """Runs the active plan; see `RunnablePlan.__call__`. Use `plan.states` for a backbone's other arguments."""
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "pixel_values": pixel_values,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+        }
+        given = {name: value for name, value in inputs.items() if value is not None}
+        plan = self.plan(default_plan(self, self._active))
+        return plan(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **given)
+
+    def after_forward(self, plan: RunnablePlan) -> None:
+        """Advances what depends on the training step: the temperature of fusions that have one."""
+        if self.training and torch.is_grad_enabled():
+            for fuse in fuses(plan.expression):
+                self.fusions[own_name(fuse) or ""].advance()
+
+    # how it is trained
+
+    def train_only(
+        self,
+        expression: Expression,
+        regime: Regime = "adapters",
+        last: int = 1,
+        train_layer_norms: bool = False,
+    ) -> Trainable:
+        """Sets what of an expression is trained; everything else is frozen.
+
+        Args:
+            expression: what is trained in; its heads are always trained.
+            regime: `adapters`, `fusion`, `heads`, `last_layers`, `full` (no adapters) or `full+adapters`.
+            last: with `last_layers`, how many of the backbone's layers.
+            train_layer_norms: the backbone's LayerNorms too.
+
+        Returns:
+            What is trained, and how many parameters; prints well.
+        """
+        return train_only(self, as_expression(expression), regime, last, train_layer_norms)
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Recomputes the layers' activations during backward instead of keeping them.
+
+        Args:
+            activation_checkpointing_kwargs: for `torch.utils.checkpoint`, as `{"use_reentrant": False}`.
+            **options: others of the transformers version at hand.
+        """
+        self.hooks.checkpointing.enable(self.backbone, activation_checkpointing_kwargs, options)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keeps activations again."""
+        self.hooks.checkpointing.disable(self.backbone)
+
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Adapters, fusions and heads, and what of the backbone is trained; never its frozen weights."""
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        return state.without_frozen(super().state_dict(*args, **kwargs), self.backbone, f"{prefix}backbone.")
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Loads what `state_dict` gave; the backbone's frozen weights need not be there."""
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        return state.checked(result, self.backbone, "backbone.", strict)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        """A copy with hooks of its own."""
+        return state.copied(self, memo)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a model with hooks cannot be pickled: use plan.save(folder), or model.state_dict()")
+
+    # files
+
+    def save_adapter(self, name: str, folder: str | Path, with_head: bool = False) -> None:
+        """Writes an adapter, and the head of its name with it if asked for, in the native format."""
+        files.save_adapter(self, name, folder, with_head)
+
+    def load_adapter(
+        self,
+        folder: str | Path,
+        name: str | None = None,
+        with_head: bool = False,
+        allow_backbone: bool = False,
+    ) -> str:
+        """Loads an adapter, ours or AdapterHub's, told apart by itself; all of it or nothing.
+
+        Args:
+            folder: where it is.
+            name: its name here; the one it was saved under by default.
+            with_head: the head that lies beside it too.
+            allow_backbone: load it although it was made for another backbone.
+
+        Returns:
+            Its name.
+
+        Raises:
+            FileError: if it is damaged, incomplete or made for another backbone.
+            RegistryError: if the name is taken.
+        """
+        return files.load_adapter(self, folder, name, with_head, allow_backbone)
+
+    def save_fusion(self, fuse: Fuse | str, folder: str | Path) -> None:
+        """Writes a fusion's weights; `fuse` is the block or the fusion's own name."""
+        files.save_fusion(self, fuse, folder)
+
+    def load_fusion(self, folder: str | Path, name: str | None = None, allow_backbone: bool = False) -> str:
+        """Loads a fusion, ours or AdapterHub's; returns its name. Raises as `load_adapter`."""
+        return files.load_fusion(self, folder, name, allow_backbone)
+
+    def save_head(self, name: str, folder: str | Path) -> None:
+        """Writes a head."""
+        files.save_head(self, name, folder)
+
+    def load_head(self, folder: str | Path, name: str | None = None, allow_backbone: bool = False) -> str:
+        """Loads a head, ours or AdapterHub's; returns its name. Raises as `load_adapter`."""
+        return files.load_head(self, folder, name, allow_backbone)
+
+    def save_plan(self, plan: RunnablePlan, folder: str | Path) -> None:
+        """Writes a plan's expression with all its adapters, fusions and heads."""
+        files.save_plan(self, plan.expression, folder)
+
+    def detach(self) -> nn.Module:
+        """Gives the backbone back as it was before: no hooks, the same weights asking for gradients."""
+        self.gradient_checkpointing_disable()
+        self.hooks.remove()
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(self._trained[name])
+        return self.backbone
+
+    # helpers
+
+    def register(self, registry: NamedModules, name: str, module: Any) -> None:
+        """Keeps a finished module under a free name, on the backbone's device and in the adapters' type."""
+        module.to(device=self.device, dtype=self.adapter_dtype)
+        module.train(self.training)
+        registry.add(name, module, module.spec)
+        self.version += 1
+
+    def attention_dropout(self) -> float:
+        """The rate of dropout on the backbone's attention, which fusions use by default."""
+        for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate"):
+            rate = getattr(self.config, name, None)
+            if isinstance(rate, int | float):
+                return float(rate)
+        return 0.0

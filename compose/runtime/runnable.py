@@ -1,0 +1,230 @@
+"""A plan with a model's modules: what users call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from compose.compile import Options, draw_drops, has_random_drops
+from compose.dsl import Expression, Slice, fuses, leaves, own_name, to_text
+from compose.errors import RegistryError
+from compose.explain import Explanation, explain
+from compose.heads.head import Head
+from compose.heads.output import MultiHeadOutput
+from compose.plan import Output, Plan, SiteKey
+from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
+from compose.runtime.calls import head_input, prepare_inputs, states_output
+from compose.runtime.frame import Frame, running
+from compose.runtime.predict import predict
+from compose.runtime.rows import check_route, local_index, route_names, select_rows
+from compose.runtime.tasks import labels_by_output, loss_weights_of, positions_of
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+
+
+class Bound(NamedTuple):
+    """A plan whose programs hold their modules."""
+
+    plan: Plan
+    programs: Mapping[SiteKey, BoundProgram]
+
+
+class RunnablePlan:
+    """An expression compiled over a model; callable, immutable, usable from any thread.
+
+    Args:
+        model: the model.
+        expression: what to run.
+        without: names of compiler passes to leave out; the outputs do not depend on them.
+    """
+
+    def __init__(self, model: Model, expression: Expression, without: Sequence[str] = ()) -> None:
+        self.model = model
+        self.expression = expression
+        self.without = frozenset(without)
+        self._random_drops = has_random_drops(expression)
+        self._version = model.version
+        self._bound: dict[tuple[bool, tuple[int, ...] | None], Bound] = {}
+        self._resolved = draw_drops(expression, None)
+        self._bind(False, None)
+
+    def __repr__(self) -> str:
+        return f"<plan of {to_text(self.expression)}>"
+
+    @property
+    def plan(self) -> Plan:
+        """The compiled plan, as it runs at inference."""
+        return self._bind(False, None).plan
+
+    @property
+    def tasks(self) -> tuple[str | None, ...]:
+        """The names of the outputs, None where one can be reached by position only."""
+        return self.plan.tasks
+
+    def __call__(
+        self,
+        *,
+        labels: Any = None,
+        loss_weights: Mapping[str, float] | None = None,
+        tasks: Sequence[str | int] | None = None,
+        route: Sequence[str] | None = None,
+        **inputs: Any,
+    ) -> MultiHeadOutput:
+        """Answers every task in one forward pass.
+
+        Args:
+            labels: labels by task; those of a single task also plain. Tasks without labels give no loss.
+            loss_weights: weight of a task's loss in `out.loss`, 1 by default.
+            tasks: the tasks wanted, all by default; the rest is not computed.
+            route: for a plan with a Route, for each row the name of its task.
+            **inputs: the backbone's inputs, [rows, ...].
+
+        Returns:
+            The outputs by task and by position.
+
+        Raises:
+            InputError: if labels, tasks, route or rows do not fit.
+            RegistryError: if a task has no head.
+        """
+        if self._random_drops and self.model.training:
+            drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
+            return drawn(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **inputs)
+        every = self._bind(self._training(), None).plan.outputs
+        positions = positions_of(tasks, every)
+        bound = self._bind(self._training(), positions)
+        heads = [self._head(output) for output in bound.plan.outputs]
+        states, frame, given, selected = self._run(bound, inputs, route)
+        wanted = labels_by_output(labels, bound.plan.outputs, every)
+        results = []
+        for output, head, targets in zip(bound.plan.outputs, heads, wanted, strict=True):
+            rows = selected[output.rows] if output.rows else None
+            result = head(head_input(states, given, frame, output, rows), targets.of(rows))
+            if rows is not None:
+                result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
+            results.append((output.task, result))
+        self.model.after_forward(self)
+        return MultiHeadOutput(results, loss_weights_of(loss_weights, bound.plan.outputs, every))
+
+    def states(self, *, route: Sequence[str] | None = None, **inputs: Any) -> BaseModelOutput:
+        """The backbone's own output, with one block of rows for each branch, branch-major; needs no heads."""
+        if self._random_drops and self.model.training:
+            drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
+            return drawn.states(route=route, **inputs)
+        bound = self._bind(self._training(), None)
+        states, frame, _, _ = self._run(bound, inputs, route)
+        return states_output(states, frame)
+
+    def fusion_attention(
+        self, *, route: Sequence[str] | None = None, **inputs: Any
+    ) -> dict[str, dict[int, dict[str, Tensor]]]:
+        """The weights that fusions give their candidates: `{fusion: {layer: {site: weights}}}`.
+
+        Weights are [rows, tokens, candidates]; rows of several branches follow each other.
+        """
+        attention: dict[tuple[str, int, str], list[Tensor]] = {}
+        with torch.no_grad():
+            self._run(self._bind(False, None), inputs, route, attention)
+        found: dict[str, dict[int, dict[str, Tensor]]] = {}
+        for (name, layer, site), weights in sorted(attention.items()):
+            found.setdefault(name, {}).setdefault(layer, {})[site] = torch.cat(weights)
+        return found
+
+    def explain(
+        self,
+        rows: int = 8,
+        tokens: int = 128,
+        decoder_tokens: int | None = None,
+        tasks: Sequence[str | int] | None = None,
+    ) -> Explanation:
+        """What runs where on which rows, and what it costs, for a batch of that size."""
+        every = self._bind(False, None).plan.outputs
+        plan = self._bind(False, positions_of(tasks, every)).plan
+        return explain(plan, self.model.vocabulary, self.model.heads.specs, rows, tokens, decoder_tokens)
+
+    def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[Any, Any]]:
+        """Answers for texts, pairs of texts or lists of words; see `compose.runtime.predict.predict`.
+
+        The rows of a BatchSplit belong to its children by their place, so its inputs stay one batch, in order.
+        """
+        together = any(isinstance(selector, Slice) for output in self.plan.outputs for selector in output.rows)
+        return predict(self, inputs, **{"together": together, **options})
+
+    def heads_of(self, tasks: Sequence[str | int] | None = None) -> list[Head]:
+        """The heads of the outputs asked for, in order.
+
+        Raises:
+            RegistryError: if one does not exist.
+        """
+        chosen = positions_of(tasks, self.plan.outputs)
+        outputs = self.plan.outputs if chosen is None else [self.plan.outputs[index] for index in chosen]
+        return [self._head(output) for output in outputs]
+
+    def save(self, folder: Any) -> None:
+        """Writes the composition as one folder: expression, adapters, fusions, heads."""
+        self.model.save_plan(self, folder)
+
+    def _training(self) -> bool:
+        """Whether gradients may be asked for of what a fusion folds."""
+        if not torch.is_grad_enabled():
+            return False
+        model = self.model
+        modules = [model.adapters[name] for name in leaves(self._resolved)]
+        modules += [model.fusions[own_name(fuse) or ""] for fuse in fuses(self._resolved)]
+        return any(parameter.requires_grad for module in modules for parameter in module.parameters())
+
+    def _bind(self, training: bool, positions: tuple[int, ...] | None) -> Bound:
+        if self._version != self.model.version:
+            self._bound, self._version = {}, self.model.version
+        bound = self._bound.get((training, positions))
+        if bound is None:
+            options = Options(training, None if positions is None else frozenset(positions), self.without)
+            plan = self.model.plans.get(self._resolved, self.model.vocabulary, options)
+            modules = Modules(self.model.adapters, self.model.fusions, self.model.adapter_dtype)
+            programs = {key: bind(program, modules) for key, program in plan.programs.items()}
+            bound = self._bound[training, positions] = Bound(plan, programs)
+        return bound
+
+    def _run(
+        self,
+        bound: Bound,
+        inputs: Mapping[str, Any],
+        route: Sequence[str] | None,
+        attention: dict[tuple[str, int, str], list[Tensor]] | None = None,
+    ) -> tuple[Any, Frame, dict[str, Any], dict[Any, list[int]]]:
+        model, plan = self.model, bound.plan
+        given, batch, device = prepare_inputs(model.backbone, model.spec, inputs)
+        names = check_route(route, route_names(plan), batch)
+        chains = row_chains(list(bound.programs.values()))
+        selected = select_rows([*chains, *(output.rows for output in plan.outputs)], batch, names)
+        selections = {chain: local_index(selected[chain], selected[chain[:-1]], device) for chain in chains}
+        frame = Frame(plan, bound.programs, batch, selections, attention)
+        model.hooks.checkpointing.prepare()
+        before = running.frame
+        running.frame = frame
+        try:
+            states = model.backbone(**given)
+        finally:
+            running.frame = before
+        return states, frame, given, selected
+
+    def _head(self, output: Output) -> Head:
+        if output.head is None:
+            raise RegistryError(
+                f"output {output.branch} has no name, so it has no head",
+                why="averages, splits and None have no name of their own",
+                hint="give its branch one: Parallel(task=...), or use plan.states(...)",
+            )
+        if output.head not in self.model.heads:
+            raise RegistryError(
+                f"there is no head '{output.head}'",
+                got=output.head,
+                legal=self.model.heads.names,
+                hint=f"model.add_head({output.head!r}, 'classification', labels=...), or plan.states(...)",
+            )
+        head: Head = self.model.heads[output.head]
+        return head

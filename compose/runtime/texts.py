@@ -1,0 +1,227 @@
+"""Texts to rows for a backbone: checked, tokenised, and cut into windows where they are too long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compose.errors import InputError, Problem
+from compose.heads.spans import Source, Token, places_of, words_given, words_of
+
+Input = str | tuple[str, str] | list[str]
+"""A text, a pair of texts, or the words of a text."""
+
+UNLIMITED = 10**9
+"""Tokenizers that know no limit say a huge number."""
+
+# A tokenizer's settings are its state, and changing them while another thread encodes is an error.
+_TOKENIZING = threading.Lock()
+
+
+class Row(NamedTuple):
+    """One row for the backbone: features by name, and for each token the index of its word."""
+
+    features: dict[str, list[int]]
+    words: tuple[int | None, ...]
+
+
+class Item(NamedTuple):
+    """An input in rows: one, or its windows."""
+
+    source: Source
+    rows: tuple[Row, ...]
+
+
+def longest(tokenizer: Any, backbone: nn.Module) -> int | None:
+    """The most tokens that a row may have, None if nothing limits it."""
+    limits = [int(getattr(tokenizer, "model_max_length", None) or UNLIMITED)]
+    positions = getattr(getattr(backbone, "config", None), "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        limits.append(positions - _first_position(backbone))
+    limit = min(limits)
+    return limit if limit < UNLIMITED else None
+
+
+def _first_position(backbone: nn.Module) -> int:
+    """RoBERTa's positions begin after the one kept for padding."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def check(inputs: object) -> list[Input]:
+    """The inputs, if each is a text, a pair of texts or a list of words.
+
+    Raises:
+        InputError: some are not; all of them at once.
+    """
+    if isinstance(inputs, str) or not isinstance(inputs, Sequence):
+        hint = "[text]" if isinstance(inputs, str) else "a list"
+        raise InputError(f"inputs of type {type(inputs).__name__}, but a list of inputs is needed", hint=hint)
+    problems = []
+    for index, given in enumerate(inputs):
+        parts = given if isinstance(given, (tuple, list)) else (given,)
+        wrong = [type(part).__name__ for part in parts if not isinstance(part, str)]
+        if wrong:
+            what = f"{wrong[0]} where a text is needed"
+        elif isinstance(given, tuple) and len(given) != 2:
+            what = f"a tuple of {len(given)}, but a pair of texts has 2 (words come as a list)"
+        else:
+            continue
+        problems.append(Problem(what, where=f"input {index}", why="an input is a text, a pair or a list of words"))
+    if problems:
+        raise InputError(problems)
+    return list(inputs)
+
+
+def encode(
+    tokenizer: Any,
+    inputs: Sequence[Input],
+    limit: int | None,
+    truncate: bool = False,
+    stride: int | None = None,
+    words: bool = True,
+) -> list[Item]:
+    """Inputs as rows.
+
+    Args:
+        tokenizer: the backbone's.
+        inputs: checked ones.
+        limit: the most tokens of a row, those that the tokenizer adds among them.
+        truncate: cut what is too long.
+        stride: instead, cut it into windows that overlap by so many tokens.
+        words: whether words are needed.
+
+    Raises:
+        InputError: some inputs are too long and neither way was chosen, or no window fits.
+    """
+    if words and not tokenizer.is_fast:
+        raise InputError(
+            "a tagging head needs to know where tokens come from",
+            why="this tokenizer cannot tell",
+            hint="a fast one",
+        )
+    items: list[Item | None] = [None] * len(inputs)
+    problems = []
+    for pair in (False, True):
+        places = [index for index, given in enumerate(inputs) if isinstance(given, tuple) == pair]
+        for index, (source, row, sequences) in zip(
+            places, _tokenized(tokenizer, [inputs[index] for index in places], pair), strict=True
+        ):
+            length = len(row.words)
+            if limit is None or length <= limit:
+                items[index] = Item(source, (row,))
+                continue
+            what = f"{length} tokens, but the backbone takes {limit}"
+            if not truncate and stride is None:
+                hint = "truncate=True, or stride=n for windows that overlap by n tokens"
+                problems.append(Problem(what, where=f"input {index}", hint=hint))
+            elif not tokenizer.is_fast:
+                problems.append(Problem(what, where=f"input {index}", why="only a fast tokenizer's rows can be cut"))
+            else:
+                spans = _kept(sequences, limit) if stride is None else _windows(sequences, limit, stride)
+                if not spans:
+                    why = f"nothing of it fits beside a stride of {stride}"
+                    problems.append(Problem(what, where=f"input {index}", why=why, hint="a smaller stride"))
+                items[index] = Item(source, tuple(_cut(row, span) for span in spans))
+    if problems:
+        raise InputError(problems)
+    return [item for item in items if item is not None]
+
+
+def _tokenized(tokenizer: Any, inputs: Sequence[Input], pair: bool) -> list[tuple[Source, Row, list[int | None]]]:
+    """Source, uncut row and each token's sequence, of inputs that all are pairs or all are not."""
+    if not inputs:
+        return []
+    texts = [
+        given if isinstance(given, tuple) else (given if isinstance(given, str) else " ".join(given),)
+        for given in inputs
+    ]
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    with _TOKENIZING:
+        encoded = tokenizer(*columns, padding=False, truncation=False, verbose=False)
+    names = [name for name in encoded if name in tokenizer.model_input_names]
+    result = []
+    for index, given in enumerate(inputs):
+        features = {name: list(encoded[name][index]) for name in names}
+        if not features["input_ids"]:  # an empty text, where the tokenizer adds nothing
+            features = {name: [1] for name in names} | {"input_ids": [_filler(tokenizer)]}
+            features |= {"token_type_ids": [0]} if "token_type_ids" in names else {}
+            tokens = [Token(None, None, (0, 0))]
+        elif tokenizer.is_fast:
+            rust = encoded.encodings[index]
+            tokens = [Token(*each) for each in zip(rust.sequence_ids, rust.word_ids, rust.offsets, strict=True)]
+        else:
+            tokens = [Token(None, None, (0, 0))] * len(features["input_ids"])
+        if isinstance(given, list):
+            words = words_given(given)[1]
+            places = places_of(tokens, words, texts[index][0])
+        else:
+            words, places = words_of(tokens, texts[index])
+        source = Source(tuple(texts[index]), words, isinstance(given, list), lambda token: tokenizer.decode([token]))
+        result.append((source, Row(features, places), [token.sequence for token in tokens]))
+    return result
+
+
+def _filler(tokenizer: Any) -> int:
+    """A token that stands for nothing."""
+    ids = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+    return int(next(token for token in ids if token is not None))
+
+
+def _parts(sequences: Sequence[int | None]) -> list[list[int]]:
+    """The positions of each text's tokens."""
+    return [
+        [place for place, sequence in enumerate(sequences) if sequence == part]
+        for part in sorted({sequence for sequence in sequences if sequence is not None})
+    ]
+
+
+def _kept(sequences: Sequence[int | None], limit: int) -> list[list[int]]:
+    """The positions that stay when a row is truncated: of a pair the longer text loses first."""
+    parts = _parts(sequences)
+    excess = len(sequences) - limit
+    lengths = [len(part) for part in parts]
+    for _ in range(excess):
+        longer = max(range(len(lengths)), key=lengths.__getitem__)
+        lengths[longer] = max(0, lengths[longer] - 1)
+    dropped = {place for part, length in zip(parts, lengths, strict=True) for place in part[length:]}
+    return [[place for place in range(len(sequences)) if place not in dropped]]
+
+
+def _windows(sequences: Sequence[int | None], limit: int, stride: int) -> list[list[int]]:
+    """The positions of each window; of a pair the longer text is cut and the other is in all of them."""
+    long = max(_parts(sequences), key=len)
+    room = limit - (len(sequences) - len(long))
+    if room <= stride:
+        return []
+    windows = []
+    for start in range(0, len(long), room - stride):
+        inside = set(long[start : start + room])
+        outside = set(long) - inside
+        windows.append([place for place in range(len(sequences)) if place not in outside])
+        if start + room >= len(long):
+            break
+    return windows
+
+
+def _cut(row: Row, places: Sequence[int]) -> Row:
+    features = {name: [values[place] for place in places] for name, values in row.features.items()}
+    return Row(features, tuple(row.words[place] for place in places))
+
+
+def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:
+    """Rows padded at their right ends to one length, as tensors `[rows, tokens]`.
+
+    On the right whatever the tokenizer's own side, since positions count from the left.
+    """
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": _filler(tokenizer), "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    batch = {name: [[*row[name], *[fill.get(name, 0)] * (width - len(row[name]))] for row in rows] for name in rows[0]}
+    batch.setdefault("attention_mask", [[int(place < len(row["input_ids"])) for place in range(width)] for row in rows])
+    return {name: torch.tensor(values, device=device) for name, values in batch.items()}

@@ -99,7 +99,8 @@ class BackboneSpec:
         layers: the blocks, encoder first.
         causal: tokens see only what is before them (GPT-2, LLaMA).
         modality: `text` or `image`.
-        fixed_multiplies: multiply-adds a row outside the layers (poolers, patch embedding).
+        input_multiplies: multiply-adds a row before the layers (patch embedding).
+        fixed_multiplies: multiply-adds a row after them (poolers).
         tokens: tokens of a row where the input fixes them (images), else None.
         vocabulary: size of the vocabulary, 0 for images.
     """
@@ -109,6 +110,7 @@ class BackboneSpec:
     layers: tuple[LayerSpec, ...]
     causal: bool = False
     modality: Literal["text", "image"] = "text"
+    input_multiplies: int = 0
     fixed_multiplies: int = 0
     tokens: int | None = None
     vocabulary: int = 0

@@ -76,4 +76,4 @@ DISTILBERT = BackboneTable(
     )
 )
 
-TABLES = {"bert": BERT, "roberta": BERT, "distilbert": DISTILBERT}
+TABLES = {"bert": (BERT,), "roberta": (BERT,), "distilbert": (DISTILBERT,)}

@@ -73,4 +73,4 @@ LLAMA = BackboneTable(
     ),
 )
 
-TABLES = {"gpt2": GPT2, "llama": LLAMA}
+TABLES = {"gpt2": (GPT2,), "llama": (LLAMA,)}

@@ -14,8 +14,8 @@ from compose.backbones.table import BackboneTable, Fused, LinearPath, StackTable
 from compose.errors import BackboneError, Problem
 from compose.specs import LINEARS, BackboneSpec, LayerSpec, SiteSpec, SubLayerSpec
 
-TABLES: dict[str, BackboneTable] = {**bert.TABLES, **decoders.TABLES, **t5.TABLES, **vit.TABLES}
-"""Every known architecture, by transformers' `model_type`."""
+TABLES: dict[str, tuple[BackboneTable, ...]] = {**bert.TABLES, **decoders.TABLES, **t5.TABLES, **vit.TABLES}
+"""Every known architecture by transformers' `model_type`; several tables where versions name modules differently."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def table_for(model: Any) -> BackboneTable:
             legal=tuple(TABLES),
             hint="describe it in a BackboneTable and pass that: compose.attach(model, table=...)",
         )
-    return TABLES[architecture]
+    tables = TABLES[architecture]
+    fits = (table for table in tables if _module_at(model, table.stacks[0].layers) is not None)
+    return next(fits, tables[0])
 
 
 def resolve(model: Any, table: BackboneTable | None = None) -> Anatomy:
@@ -119,6 +121,7 @@ def resolve(model: Any, table: BackboneTable | None = None) -> Anatomy:
         layers=tuple(specs),
         causal=table.causal,
         modality=table.modality,
+        input_multiplies=_input_multiplies(model),
         fixed_multiplies=_fixed_multiplies(model, inside),
         tokens=_image_tokens(model) if table.modality == "image" else None,
         vocabulary=getattr(model.config, "vocab_size", 0) or 0,
@@ -168,14 +171,19 @@ def _linear_path(path: LinearPath) -> tuple[str | tuple[str, ...], tuple[int, in
 def _find(root: Any, path: str | tuple[str, ...], problems: list[Problem], where: str) -> Any:
     """The module at the path, or at the first of several that exists."""
     for candidate in (path,) if isinstance(path, str) else path:
-        module = root
-        for name in candidate.split(".") if candidate else ():
-            module = getattr(module, name, None)
+        module = _module_at(root, candidate)
         if module is not None:
             return module
     shown = path if isinstance(path, str) else " or ".join(path)
     problems.append(Problem(f"{type(root).__name__} has no module '{shown}'", where=where))
     return None
+
+
+def _module_at(root: Any, path: str) -> Any:
+    module = root
+    for name in path.split(".") if path else ():
+        module = getattr(module, name, None)
+    return module
 
 
 def linear_size(module: Any) -> tuple[int, int] | None:
@@ -230,18 +238,17 @@ def _maps(block: Any, paths: tuple[str, ...]) -> Iterator[Any]:
                 yield module
 
 
+def _input_multiplies(model: Any) -> int:
+    """Multiply-adds a row before the layers: patch embeddings meet every patch."""
+    weights = [getattr(module, "weight", None) for module in model.modules()]
+    patches = [weight for weight in weights if weight is not None and len(weight.shape) == 4]
+    return sum(int(weight.numel()) for weight in patches) * (_image_tokens(model) - 1) if patches else 0
+
+
 def _fixed_multiplies(model: Any, inside: set[int]) -> int:
-    """Multiply-adds a row outside the layers: poolers run on one token, patch embeddings on the image."""
-    total = 0
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if id(module) in inside or weight is None:
-            continue
-        if linear_size(module):
-            total += weight.shape[0] * weight.shape[1]
-        elif len(weight.shape) == 4:
-            total += int(weight.numel()) * (_image_tokens(model) - 1)
-    return total
+    """Multiply-adds a row after the layers: poolers, which run on one token."""
+    maps = (module for module in model.modules() if id(module) not in inside and linear_size(module))
+    return sum(int(module.weight.numel()) for module in maps)
 
 
 def _image_tokens(model: Any) -> int:

@@ -62,4 +62,4 @@ T5 = BackboneTable(
     )
 )
 
-TABLES = {"t5": T5}
+TABLES = {"t5": (T5,)}

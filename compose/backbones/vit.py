@@ -1,4 +1,4 @@
-"""Pre-norm image encoders: ViT (module names of transformers 5; version 4 names differ, see `io`)."""
+"""Pre-norm image encoders: ViT, under the module names that it has now and those of earlier versions."""
 
 from __future__ import annotations
 
@@ -36,4 +36,36 @@ VIT = BackboneTable(
     ),
 )
 
-TABLES = {"vit": VIT}
+VIT_OLDER = BackboneTable(
+    modality="image",
+    stacks=(
+        StackTable(
+            stack="encoder",
+            layers="encoder.layer",
+            sublayers=(
+                SubLayerTable(
+                    name="attn",
+                    value="attention.output.dropout",
+                    residual="layernorm_before",
+                    linears={
+                        "q": "attention.attention.query",
+                        "k": "attention.attention.key",
+                        "v": "attention.attention.value",
+                        "o": "attention.output.dense",
+                    },
+                    body=("attention",),
+                ),
+                SubLayerTable(
+                    name="ffn",
+                    value="output.dropout",
+                    residual="layernorm_after",
+                    linears={"in": "intermediate.dense", "out": "output.dense"},
+                    body=("intermediate", "output"),
+                ),
+            ),
+            batch_arguments=("attention_mask",),
+        ),
+    ),
+)
+
+TABLES = {"vit": (VIT, VIT_OLDER)}

@@ -74,7 +74,7 @@ def sublayer_cost(sublayer: SubLayerSpec, rows: float, tokens: int, memory_token
 
 def before_layers(backbone: BackboneSpec, rows: float) -> Cost:
     """What comes before the layers: patch embeddings. The same weights meet every patch."""
-    a_row: int = getattr(backbone, "input_multiplies", 0)
+    a_row: int = backbone.input_multiplies
     patches = max((backbone.tokens or 1) - 1, 1)
     return Cost(rows * a_row, a_row // patches)
 
@@ -103,7 +103,7 @@ def operation_cost(
     """
     site = vocabulary.backbone.layers[operation.layer].sites[operation.site]
     if operation.kind in ACTING:
-        a_token, weights = _acting(operation, site, vocabulary)
+        a_token, weights = _acting(operation, sources[1:], site, vocabulary)
     elif operation.kind in FUSIONS:
         a_token, weights = _fusion(operation, sources[1:], site, vocabulary)
     else:
@@ -115,8 +115,14 @@ def _part(operation: Operation, vocabulary: Vocabulary) -> ActingSpec:
     return vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
 
 
-def _acting(operation: Operation, site: SiteSpec, vocabulary: Vocabulary) -> tuple[int, int]:
+def _acting(
+    operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, vocabulary: Vocabulary
+) -> tuple[int, int]:
     part = _part(operation, vocabulary)
+    if operation.kind == "adapter" and shared:
+        # Its increment is there already, or all of it but the up-projection.
+        factors = any(source is not None and source.form == "low_rank" for source in shared)
+        return part.multiplies - part.increment_multiplies + factors * part.rank * site.width_out, 0
     if operation.kind == "adapter":
         return part.multiplies, part.parameters
     if operation.form == "low_rank":  # the up-projection is left to the fusion that reads it

@@ -102,6 +102,8 @@ class _Verifier:
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
         elif operation.kind in (*FUSIONS, "fill"):
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
+        elif operation.kind == "adapter":
+            legal = [VALUES, {"increment"}]
         elif operation.kind == "sum":
             legal = [INCREMENTS] * len(kinds)
         elif operation.kind == "join":
@@ -277,6 +279,8 @@ def _arity(operation: Operation) -> set[int]:
         return {0} if operation.layer < 0 else {1}
     if operation.kind in FUSIONS:
         return {1 + sum(detail[1])}  # type: ignore[call-overload]
+    if operation.kind == "adapter":
+        return {1, 2}
     if operation.kind == "average":
         return {1 + len(detail[0])}  # type: ignore[arg-type]
     if operation.kind == "sum":

@@ -14,7 +14,8 @@ def fold(graph: Graph, context: PassContext) -> Graph:
     """Fusions read the children's bottleneck activations instead of their increments.
 
     While gradients may be asked for, the projections stay apart (`unfolded`); at inference they are
-    multiplied out once (`folded`). Increments that only fusions read stay factors (`low_rank`).
+    multiplied out once (`folded`). Increments that fusions read stay factors (`low_rank`);
+    an adapter that reads one too multiplies it out.
     """
     form = "unfolded" if context.training else "folded"
     rewriter = Rewriter(graph)
@@ -24,6 +25,7 @@ def fold(graph: Graph, context: PassContext) -> Graph:
             operation = replace(operation, form=form)
         elif operation.kind == "increment":
             readers = {graph.operation(reader).kind for reader in graph.consumers(node)}
-            operation = replace(operation, form="low_rank") if readers <= FUSIONS else operation
+            if readers & FUSIONS and readers <= FUSIONS | {"adapter"}:
+                operation = replace(operation, form="low_rank")
         rewriter.copy(node, operation)
     return rewriter.finish()

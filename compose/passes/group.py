@@ -23,7 +23,7 @@ def group(graph: Graph, context: PassContext) -> Graph:
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
         acts = operation.kind == "adapter"
         depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
-        if acts and whole[node]:
+        if acts and whole[node] and len(inputs) == 1:
             part = context.vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
             siblings[operation.layer, operation.site, depth[node], part.shape].append(node)
     numbers = {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from compose import io
 from compose.backbones.resolve import resolve
@@ -38,6 +41,8 @@ def attach(model: Any, tokenizer: Any = None, *, table: BackboneTable | None = N
             f"{type(model).__name__} is not a transformers model",
             hint="transformers.AutoModel.from_pretrained(...)",
         )
+    if base is model:
+        base = _without_head(model)
     return Model(base, resolve(base, table), tokenizer, getattr(base.config, "_name_or_path", None) or None)
 
 
@@ -104,6 +109,27 @@ def locate_backbone(name: str) -> str:
             if folder is not None:
                 return str(folder)
     return HUB_NAMES.get(name, name)
+
+
+def _without_head(model: Any) -> Any:
+    """The model itself, or a base model of its modules: T5's models with a head hold no base model."""
+    from transformers import MODEL_MAPPING
+
+    expected = MODEL_MAPPING.get(type(model.config), None)
+    if not isinstance(expected, type) or isinstance(model, expected):
+        return model
+    with torch.device("meta"):
+        base = expected(copy.deepcopy(model.config))
+    missing = [name for name, _ in base.named_children() if not hasattr(model, name)]
+    if missing:
+        raise BackboneError(
+            f"{type(model).__name__} is no {expected.__name__}",
+            why=f"it lacks {', '.join(missing)}",
+            hint="transformers.AutoModel.from_pretrained(...)",
+        )
+    for name, _ in list(base.named_children()):
+        setattr(base, name, getattr(model, name))
+    return base.train(model.training)
 
 
 def _tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:

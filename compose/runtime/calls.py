@@ -20,30 +20,40 @@ ROWS = ("input_ids", "inputs_embeds", "pixel_values", "encoder_outputs")
 
 
 def prepare_inputs(
-    backbone: Any, spec: BackboneSpec, inputs: Mapping[str, Any]
+    backbone: Any, spec: BackboneSpec, inputs: Mapping[str, Any], positions: int | None = None
 ) -> tuple[dict[str, Any], int, torch.device]:
     """The backbone's inputs, the number of rows and their device.
 
     An encoder-decoder that is given no decoder inputs reads its own input, shifted right by one token, as
     AdapterHub has it.
 
+    Args:
+        backbone: the backbone.
+        spec: its spec.
+        inputs: what the caller gave.
+        positions: the most tokens that it has positions for, None if nothing limits it.
+
     Raises:
-        InputError: if there is nothing to run on, or an empty batch.
+        InputError: if there is nothing to run on, an empty batch, or one that is too long.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
-    main = next((given[name] for name in ROWS if name in given), None)
-    if main is None:
+    name = next((name for name in ROWS if name in given), None)
+    if name is None:
         raise InputError(
             "there is nothing to run on",
             got=next(iter(given), ""),
             legal=ROWS,
             hint="plan(**tokenizer(texts))",
         )
-    tensor = main if isinstance(main, Tensor) else main[0]
+    tensor = given[name][0] if name == "encoder_outputs" else given[name]
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name} is a {type(tensor).__name__}, but a tensor is needed", hint="return_tensors='pt'")
     if tensor.shape[0] == 0:
         raise InputError("the batch is empty", why=f"its first dimension is 0: {tuple(tensor.shape)}")
     if tensor.dim() > 1 and tensor.shape[1] == 0:
         raise InputError("the batch has no tokens", why=f"its second dimension is 0: {tuple(tensor.shape)}")
+    if positions is not None and "position_ids" not in given and tensor.shape[1] > positions:
+        raise InputError(f"{tensor.shape[1]} tokens, but the backbone takes {positions}", hint="truncation=True")
     decoder = ("decoder_input_ids", "decoder_inputs_embeds")
     if spec.encoder_decoder and not any(name in given for name in decoder) and "input_ids" in given:
         given["decoder_input_ids"] = backbone._shift_right(given["input_ids"])

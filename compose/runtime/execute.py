@@ -143,7 +143,12 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     assert bound.part is not None
     prepared = site.prepare(bound.inputs[0], bound.part)
-    return value._replace(y=bound.part.finish(bound.part.increment(prepared.input), prepared))
+    if len(bound.inputs) == 1:
+        increment = bound.part.increment(prepared.input)
+    else:
+        shared = site.registers[bound.inputs[1]]
+        increment = shared.dense() if isinstance(shared, LowRank) else shared
+    return value._replace(y=bound.part.finish(increment, prepared))
 
 
 def _increment(site: SiteRun, bound: BoundOperation) -> Tensor | LowRank:

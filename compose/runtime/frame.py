@@ -25,6 +25,7 @@ class Frame:
         programs: the plan's programs with the modules they use.
         batch: rows of the batch, before anything is repeated.
         selections: for each chain of selectors the rows or tokens it takes, as made by `rows.select`.
+        owner: the hooks that it is for; those of another model on the same backbone let it pass.
         attention: where fusion weights are kept by (fusion, layer, site); None if nobody asked.
     """
 
@@ -32,19 +33,22 @@ class Frame:
     programs: Mapping[SiteKey, BoundProgram]
     batch: int
     selections: Mapping[Chain, slice | Tensor]
+    owner: object
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
 
     def again(self) -> Frame:
         """The same call for a recomputation: nothing that hooks had handed on is seen."""
-        return Frame(self.plan, self.programs, self.batch, self.selections)
+        return Frame(self.plan, self.programs, self.batch, self.selections, self.owner)
 
 
 class Running(threading.local):
     """The frame of the call that runs on this thread. Dynamo traces a `threading.local`, not a ContextVar."""
 
-    frame: Frame | None = None
+    def __init__(self) -> None:
+        # An attribute of each thread's own dictionary from the start: Dynamo guards on what that has.
+        self.frame: Frame | None = None
 
 
 running = Running()

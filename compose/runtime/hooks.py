@@ -49,6 +49,11 @@ class Hooks:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
+    @property
+    def installed(self) -> bool:
+        """Whether the hooks are in place."""
+        return bool(self._handles)
+
     def install(self) -> None:
         """Puts the hooks in place."""
         if self.anatomy.decoder:
@@ -81,10 +86,19 @@ class Hooks:
             self._after(sublayer.norm, _norm_output(key))
 
     def _before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        self._handles.append(module.register_forward_pre_hook(hook, prepend=True, with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(self._own(hook), prepend=True, with_kwargs=True))
 
     def _after(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        self._handles.append(module.register_forward_hook(hook, prepend=True))
+        self._handles.append(module.register_forward_hook(self._own(hook), prepend=True))
+
+    def _own(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook for calls of this model only: another may be attached to the same backbone."""
+
+        def run_hook(*call: Any) -> Any:
+            frame = running.frame
+            return None if frame is None or frame.owner is not self else hook(*call)
+
+        return run_hook
 
 
 def _decoder_input(module: nn.Module) -> Callable[..., Any]:

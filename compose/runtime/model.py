@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache
-from compose.dsl import Expression, Fuse, as_expression, check_name, fuses, leaves, own_name
+from compose.dsl import Expression, Fuse, as_expression, fuses, leaves, own_name
 from compose.errors import ExpressionError
 from compose.graph.check import fusion_sites
 from compose.graph.sites import Vocabulary
@@ -33,6 +33,7 @@ from compose.runtime.named import NamedModules
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.summary import Summary, summarize
+from compose.runtime.texts import learned_positions
 
 
 class Model(nn.Module):
@@ -52,6 +53,7 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.spec = anatomy.spec
+        self.positions = learned_positions(backbone)
         self.tokenizer = tokenizer
         self.source = source
         self.adapters = NamedModules("adapter")
@@ -103,7 +105,6 @@ class Model(nn.Module):
             RegistryError: if the name is taken or not legal.
             ConfigError: if an option is unknown or out of range.
         """
-        check_name(name, "adapter")
         self.adapters.require_free(name)
         adapter = Adapter(name, make_config(config, **options), self.spec)
         self.register(self.adapters, name, adapter)
@@ -129,8 +130,7 @@ class Model(nn.Module):
                 f"{fuse!r} is no Fuse with a name",
                 hint="model.add_fusion(Fuse('a', 'b')), or Fuse(..., name='...')",
             )
-        for adapter in leaves(block):
-            self.adapters.require(adapter)
+        self.adapters.require(*leaves(block))
         self.fusions.require_free(name)
         widths = {
             (layer, site): self.spec.layers[layer].sites[site].width_out
@@ -152,7 +152,6 @@ class Model(nn.Module):
             RegistryError: if the name is taken or not legal.
             ConfigError: if an option is unknown or out of range.
         """
-        check_name(name, "head")
         self.heads.require_free(name)
         head = build_head(name, kind, self.host(), **options)
         self.register(self.heads, name, head)
@@ -227,7 +226,7 @@ class Model(nn.Module):
         decoder_attention_mask: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: Any = None,
-        loss_weights: Mapping[str, float] | None = None,
+        loss_weights: Mapping[str | int, float] | None = None,
         tasks: Sequence[str | int] | None = None,
         route: Sequence[str] | None = None,
     ) -> MultiHeadOutput:
@@ -311,6 +310,26 @@ class Model(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         """A copy with hooks of its own."""
         return state.copied(self, memo)
+
+    def take_over(self, original: Model) -> None:
+        """Takes over what else a copy has of its original: the active plan, and what `detach` brings back."""
+        self._active, self._trained = original._active, dict(original._trained)
+        self.drop_generator.setstate(original.drop_generator.getstate())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Model:
+        """Moves and converts the backbone, and adapters with it, but these to `adapter_dtype`."""
+        self.backbone._apply(fn)
+        dtype = self.adapter_dtype
+
+        def own(tensor: Tensor) -> Tensor:
+            made: Tensor = fn(tensor)
+            fits = made.dtype == dtype or not made.is_floating_point()
+            return made if fits else tensor.to(made.device, dtype)
+
+        for modules in (self.adapters, self.fusions, self.heads):
+            modules._apply(own)
+        self.version += 1
+        return self
 
     def __reduce__(self) -> Any:
         raise TypeError("a model with hooks cannot be pickled: use plan.save(folder), or model.state_dict()")

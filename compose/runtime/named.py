@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from compose.errors import RegistryError
+from compose.dsl import name_problem
+from compose.errors import Problem, RegistryError
 
 
 def module_key(name: str) -> str:
@@ -47,17 +48,23 @@ class NamedModules(nn.Module):
         del self._modules[module_key(name)]
 
     def require_free(self, name: str) -> None:
-        """Raises a `RegistryError` if the name is taken."""
+        """Raises a `RegistryError` if the name is taken or not legal."""
+        problem = name_problem(name, self.what)
+        if problem is not None:
+            raise RegistryError(problem)
         if name in self.specs:
             raise RegistryError(
                 f"there is already a {self.what} '{name}'",
                 hint=f"another name, or model.delete_{self.what}({name!r}) first",
             )
 
-    def require(self, name: str) -> None:
-        """Raises a `RegistryError` if there is nothing of that name."""
-        if name not in self.specs:
-            raise RegistryError(f"there is no {self.what} '{name}'", got=str(name), legal=self.names)
+    def require(self, *names: str) -> None:
+        """Raises a `RegistryError` that tells every name of which there is nothing."""
+        unknown = [name for name in names if name not in self.specs]
+        if unknown:
+            raise RegistryError(
+                [Problem(f"there is no {self.what} '{name}'", got=str(name), legal=self.names) for name in unknown]
+            )
 
     def __getitem__(self, name: str) -> Any:
         self.require(name)

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compose.compile import Options, draw_drops, has_random_drops
 from compose.dsl import Expression, Slice, fuses, leaves, own_name, to_text
-from compose.errors import RegistryError
+from compose.errors import BackboneError, RegistryError
 from compose.explain import Explanation, explain
 from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
@@ -51,7 +51,7 @@ class RunnablePlan:
         self._version = model.version
         self._bound: dict[tuple[bool, tuple[int, ...] | None], Bound] = {}
         self._resolved = draw_drops(expression, None)
-        self._bind(False, None)
+        self._outputs = self._bind(False, None).plan.outputs
 
     def __repr__(self) -> str:
         return f"<plan of {to_text(self.expression)}>"
@@ -70,7 +70,7 @@ class RunnablePlan:
         self,
         *,
         labels: Any = None,
-        loss_weights: Mapping[str, float] | None = None,
+        loss_weights: Mapping[str | int, float] | None = None,
         tasks: Sequence[str | int] | None = None,
         route: Sequence[str] | None = None,
         **inputs: Any,
@@ -94,21 +94,21 @@ class RunnablePlan:
         if self._random_drops and self.model.training:
             drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
             return drawn(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **inputs)
-        every = self._bind(self._training(), None).plan.outputs
-        positions = positions_of(tasks, every)
-        bound = self._bind(self._training(), positions)
+        every = self._outputs
+        bound = self._bind(self._training(), positions_of(tasks, every))
         heads = [self._head(output) for output in bound.plan.outputs]
-        states, frame, given, selected = self._run(bound, inputs, route)
         wanted = labels_by_output(labels, bound.plan.outputs, every)
+        weights = loss_weights_of(loss_weights, bound.plan.outputs, every)
+        states, frame, given, selected = self._run(bound, inputs, route)
         results = []
         for output, head, targets in zip(bound.plan.outputs, heads, wanted, strict=True):
             rows = selected[output.rows] if output.rows else None
-            result = head(head_input(states, given, frame, output, rows), targets.of(rows))
+            result = head(head_input(states, given, frame, output, rows), targets.of(rows, frame.batch))
             if rows is not None:
                 result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
             results.append((output.task, result))
         self.model.after_forward(self)
-        return MultiHeadOutput(results, loss_weights_of(loss_weights, bound.plan.outputs, every))
+        return MultiHeadOutput(results, weights)
 
     def states(self, *, route: Sequence[str] | None = None, **inputs: Any) -> BaseModelOutput:
         """The backbone's own output, with one block of rows for each branch, branch-major; needs no heads."""
@@ -173,11 +173,14 @@ class RunnablePlan:
         if not torch.is_grad_enabled():
             return False
         model = self.model
-        modules = [model.adapters[name] for name in leaves(self._resolved)]
-        modules += [model.fusions[own_name(fuse) or ""] for fuse in fuses(self._resolved)]
-        return any(parameter.requires_grad for module in modules for parameter in module.parameters())
+        modules = [model.adapters.get(name) for name in leaves(self._resolved)]
+        modules += [model.fusions.get(own_name(fuse) or "") for fuse in fuses(self._resolved)]
+        # One that is missing was deleted: binding says so, and where.
+        return any(p.requires_grad for module in modules if module is not None for p in module.parameters())
 
     def _bind(self, training: bool, positions: tuple[int, ...] | None) -> Bound:
+        if torch.compiler.is_dynamo_compiling():
+            _bind_while_tracing(self, training, positions)
         if self._version != self.model.version:
             self._bound, self._version = {}, self.model.version
         bound = self._bound.get((training, positions))
@@ -197,12 +200,17 @@ class RunnablePlan:
         attention: dict[tuple[str, int, str], list[Tensor]] | None = None,
     ) -> tuple[Any, Frame, dict[str, Any], dict[Any, list[int]]]:
         model, plan = self.model, bound.plan
-        given, batch, device = prepare_inputs(model.backbone, model.spec, inputs)
+        if not model.hooks.installed:
+            raise BackboneError(
+                "the backbone was detached from this model, so no plan can run on it",
+                hint="compose.attach(backbone) makes a new model",
+            )
+        given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.positions)
         names = check_route(route, route_names(plan), batch)
         chains = row_chains(list(bound.programs.values()))
         selected = select_rows([*chains, *(output.rows for output in plan.outputs)], batch, names)
         selections = {chain: local_index(selected[chain], selected[chain[:-1]], device) for chain in chains}
-        frame = Frame(plan, bound.programs, batch, selections, attention)
+        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention)
         model.hooks.checkpointing.prepare()
         before = running.frame
         running.frame = frame
@@ -228,3 +236,10 @@ class RunnablePlan:
             )
         head: Head = self.model.heads[output.head]
         return head
+
+
+@torch.compiler.assume_constant_result
+def _bind_while_tracing(plan: RunnablePlan, training: bool, positions: tuple[int, ...] | None) -> bool:
+    """Compiles and binds a plan when `torch.compile` comes to it, untraced: its trace then finds the result."""
+    plan._bind(training, positions)
+    return True

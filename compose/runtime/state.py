@@ -57,5 +57,6 @@ def copied(model: Model, memo: dict[int, Any]) -> Model:
     for own, other in zip(twin.backbone.parameters(), model.backbone.parameters(), strict=True):
         own.requires_grad_(other.requires_grad)
     twin.train(model.training)
+    twin.take_over(model)
     twin.version = model.version
     return twin

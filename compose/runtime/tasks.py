@@ -17,19 +17,33 @@ class Targets:
     """Labels of one output.
 
     Args:
+        task: the output's task.
         labels: for every row of the batch, or for its own rows; None: no labels.
     """
 
+    task: str | None
     labels: Any = None
 
-    def of(self, rows: Sequence[int] | None) -> Any:
-        """The labels of the output's own rows."""
+    def of(self, rows: Sequence[int] | None, batch: int) -> Any:
+        """The labels of the output's own rows; `rows` is None if it has all of the batch.
+
+        Raises:
+            InputError: if there are labels neither for each row of the batch nor for each of its own.
+        """
         if self.labels is None or rows is None:
             return self.labels
         if not rows:
             return None
-        if len(self.labels) == len(rows):
+        count = _length(self.labels)
+        if count == len(rows):
             return self.labels
+        if count != batch:
+            given = "the labels are no list" if count is None else f"{count} labels"
+            raise InputError(
+                f"{given}, but {len(rows)} of the batch's {batch} rows are its own",
+                where=f"task '{self.task}'",
+                hint="labels for each row of the batch, or for each row of its own",
+            )
         if isinstance(self.labels, Tensor):
             return self.labels[list(rows)]
         return [self.labels[row] for row in rows]
@@ -65,7 +79,7 @@ def labels_by_output(labels: Any, wanted: Sequence[Output], every: Sequence[Outp
         InputError: if labels are given for tasks that there are not, or plain ones for several tasks.
     """
     if labels is None:
-        return [Targets() for _ in wanted]
+        return [Targets(output.task) for output in wanted]
     if not isinstance(labels, Mapping):
         if len(every) > 1:
             raise InputError(
@@ -73,7 +87,7 @@ def labels_by_output(labels: Any, wanted: Sequence[Output], every: Sequence[Outp
                 legal=_names(every),
                 hint="labels={'task': ..., ...}",
             )
-        return [Targets(labels)]
+        return [Targets(every[0].task, labels)]
     problems, given = [], {}
     for task, value in labels.items():
         found = _positions(task, every)
@@ -83,13 +97,13 @@ def labels_by_output(labels: Any, wanted: Sequence[Output], every: Sequence[Outp
             problems.append(_not_one(task, found, every))
     if problems:
         raise InputError(problems)
-    return [Targets(given.get(output)) for output in wanted]
+    return [Targets(output.task, given.get(output)) for output in wanted]
 
 
 def loss_weights_of(
-    weights: Mapping[str, float] | None, wanted: Sequence[Output], every: Sequence[Output]
-) -> dict[str, float]:
-    """The weights of the wanted outputs' losses.
+    weights: Mapping[str | int, float] | None, wanted: Sequence[Output], every: Sequence[Output]
+) -> dict[str | int, float]:
+    """The weights of the wanted outputs' losses, by the keys that `MultiHeadOutput` has for them.
 
     Raises:
         InputError: naming every task that there is not, or that is ambiguous.
@@ -98,8 +112,21 @@ def loss_weights_of(
     problems = [_not_one(task, places, every) for task, places in found.items() if len(places) != 1]
     if problems:
         raise InputError(problems)
-    names = {output.task for output in wanted}
-    return {task: weight for task, weight in (weights or {}).items() if task in names}
+    names = [output.task for output in wanted]
+    keys = {
+        output: position if output.task is None or names.count(output.task) > 1 else output.task
+        for position, output in enumerate(wanted)
+    }
+    given = {every[found[task][0]]: weight for task, weight in (weights or {}).items()}
+    return {keys[output]: weight for output, weight in given.items() if output in keys}
+
+
+def _length(labels: Any) -> int | None:
+    """How many labels there are, None if they are no sequence."""
+    try:
+        return len(labels)
+    except TypeError:
+        return None
 
 
 def _positions(task: str | int, outputs: Sequence[Output]) -> list[int]:

@@ -46,6 +46,14 @@ def longest(tokenizer: Any, backbone: nn.Module) -> int | None:
     return limit if limit < UNLIMITED else None
 
 
+def learned_positions(backbone: nn.Module) -> int | None:
+    """The most tokens that a backbone's table of positions has room for, None if it has no such table."""
+    for name, module in backbone.named_modules():
+        if name.endswith(("position_embeddings", "wpe")) and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
 def _first_position(backbone: nn.Module) -> int:
     """RoBERTa's positions begin after the one kept for padding."""
     for name, module in backbone.named_modules():

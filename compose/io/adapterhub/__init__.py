@@ -1,0 +1,8 @@
+"""Folders that AdapterHub's `adapters` (and `adapter-transformers` before it) wrote."""
+
+from __future__ import annotations
+
+from compose.io.adapterhub.read import read_adapter, read_fusion, read_head
+from compose.io.adapterhub.setup import read_setup
+
+__all__ = ["read_adapter", "read_fusion", "read_head", "read_setup"]

@@ -1,0 +1,228 @@
+"""AdapterHub's names of weights: one table per architecture, and how a key is read with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from compose.specs import BackboneSpec
+
+Kind = Literal["adapters", "loras", "adapter_fusion_layer"]
+KINDS: tuple[Kind, ...] = ("adapters", "loras", "adapter_fusion_layer")
+
+LEGACY_PARTS = {
+    "attention_text_task_adapters": "adapters",
+    "attention_text_lang_adapters": "adapters",
+    "layer_text_task_adapters": "adapters",
+    "layer_text_lang_adapters": "adapters",
+    "invertible_lang_adapters": "invertible_adapters",
+}
+"""Parts of keys that were called differently before `adapters` 1.0."""
+
+
+@dataclass(frozen=True)
+class StackKeys:
+    """One stack of layers; all paths but the first are relative to the layer.
+
+    Args:
+        layers: path of the list of layers.
+        stack: which of the backbone's stacks it is.
+        values: the parents of bottleneck adapters and fusions, and their sub-layer sites.
+        linears: the modules that LoRA wraps, and their linear sites; several for a fused map, in order.
+    """
+
+    layers: str
+    stack: Literal["encoder", "decoder"]
+    values: Mapping[str, str]
+    linears: Mapping[str, str | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ArchitectureKeys:
+    """The keys of one architecture.
+
+    Args:
+        prefixes: what may stand before them, depending on the class that saved them.
+        stacks: its stacks.
+        feed_forward_swapped: `intermediate_lora` means the last map of the feed-forward block there, and
+            `output_lora` the first.
+    """
+
+    prefixes: tuple[str, ...]
+    stacks: tuple[StackKeys, ...]
+    feed_forward_swapped: bool = False
+
+
+class Place(NamedTuple):
+    """Where a tensor belongs.
+
+    Args:
+        layer: index of the layer, through encoder, then decoder.
+        sites: its site; several for a fused map.
+        kind: what it is a weight of.
+        name: whose weight it is.
+        parameter: its name there.
+    """
+
+    layer: int
+    sites: tuple[str, ...]
+    kind: Kind
+    name: str
+    parameter: str
+
+
+def _linears(attention: str, projections: str, **feed_forward: str) -> dict[str, str | tuple[str, ...]]:
+    """Rows for the attention's q, k, v (`projections`, in this order) and the feed-forward block's maps."""
+    attn = {f"{attention}{name}": f"attn.{site}" for name, site in zip(projections.split(), "qkv", strict=True)}
+    return {**attn, feed_forward["first"]: "ffn.in", feed_forward["last"]: "ffn.out"}
+
+
+def _bert(prefix: str) -> ArchitectureKeys:
+    return ArchitectureKeys(
+        prefixes=(prefix,),
+        stacks=(
+            StackKeys(
+                "encoder.layer",
+                "encoder",
+                {"attention.output": "attn", "output": "ffn"},
+                _linears("attention.self.", "query key value", first="intermediate.dense", last="output.dense"),
+            ),
+        ),
+    )
+
+
+_T5_SELF: Mapping[str, str | tuple[str, ...]] = {f"layer.0.SelfAttention.{site}": f"attn.{site}" for site in "qkv"}
+_T5_CROSS: Mapping[str, str | tuple[str, ...]] = {
+    f"layer.1.EncDecAttention.{site}": f"cross.attn.{site}" for site in "qkv"
+}
+
+
+def _t5_feed_forward(index: int) -> dict[str, str | tuple[str, ...]]:
+    path = f"layer.{index}.DenseReluDense"
+    return {f"{path}.wi": "ffn.in", f"{path}.wi_1": "ffn.in", f"{path}.wo": "ffn.out"}
+
+
+KEYS: Mapping[str, ArchitectureKeys] = {
+    "bert": _bert("bert."),
+    "roberta": _bert("roberta."),
+    "distilbert": ArchitectureKeys(
+        prefixes=("distilbert.",),
+        stacks=(
+            StackKeys(
+                "transformer.layer",
+                "encoder",
+                {"attention_adapters": "attn", "output_adapters": "ffn"},
+                _linears("attention.", "q_lin k_lin v_lin", first="ffn.lin1", last="ffn.lin2"),
+            ),
+        ),
+    ),
+    "gpt2": ArchitectureKeys(
+        prefixes=("transformer.",),
+        stacks=(
+            StackKeys(
+                "h",
+                "decoder",
+                {"attention_adapters": "attn", "output_adapters": "ffn"},
+                {
+                    "attn.c_attn": ("attn.q", "attn.k", "attn.v"),
+                    "mlp.c_fc": "ffn.in",
+                    "mlp.c_proj": "ffn.out",
+                },
+            ),
+        ),
+    ),
+    "llama": ArchitectureKeys(
+        prefixes=("model.",),
+        stacks=(
+            StackKeys(
+                "layers",
+                "decoder",
+                {"attention_adapters": "attn", "output_adapters": "ffn"},
+                _linears("self_attn.", "q_proj k_proj v_proj", first="mlp.up_proj", last="mlp.down_proj"),
+            ),
+        ),
+        feed_forward_swapped=True,
+    ),
+    "t5": ArchitectureKeys(
+        prefixes=("transformer.",),
+        stacks=(
+            StackKeys(
+                "encoder.block",
+                "encoder",
+                {"layer.0": "attn", "layer.1": "ffn"},
+                {**_T5_SELF, **_t5_feed_forward(1)},
+            ),
+            StackKeys(
+                "decoder.block",
+                "decoder",
+                {"layer.0": "attn", "layer.1": "cross.attn", "layer.2": "ffn"},
+                {**_T5_SELF, **_T5_CROSS, **_t5_feed_forward(2)},
+            ),
+        ),
+    ),
+    "vit": ArchitectureKeys(
+        prefixes=("vit.",),
+        stacks=(
+            StackKeys(
+                "encoder.layer",
+                "encoder",
+                {"attention_adapters": "attn", "output.output_adapters": "ffn"},
+                _linears("attention.attention.", "query key value", first="intermediate.dense", last="output.dense"),
+            ),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class KeyReader:
+    """Reads the keys of one backbone.
+
+    Args:
+        keys: the table of its architecture.
+        backbone: its spec.
+    """
+
+    keys: ArchitectureKeys
+    backbone: BackboneSpec
+    _first: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        first: dict[str, int] = {}
+        for layer in self.backbone.layers:
+            first.setdefault(layer.stack, layer.index)
+        object.__setattr__(self, "_first", first)
+
+    def read(self, key: str) -> Place | str:
+        """Where the tensor of a key belongs.
+
+        Returns:
+            Its place, or in words why it has none.
+        """
+        for old, new in LEGACY_PARTS.items():
+            key = key.replace(f"{old}.", f"{new}.")
+        for prefix in self.keys.prefixes:
+            # No prefix is the name of a module inside its backbone, except DistilBERT's `transformer`,
+            # which is not one of its prefixes: none is stripped in error.
+            key = key.removeprefix(prefix)
+        for stack in self.keys.stacks:
+            match = re.fullmatch(rf"{re.escape(stack.layers)}\.(\d{{1,6}})\.(.+)", key)
+            if match:
+                return self._read_layer(stack, int(match[1]), match[2])
+        return f"there is no such module in a {self.backbone.architecture} backbone"
+
+    def _read_layer(self, stack: StackKeys, number: int, rest: str) -> Place | str:
+        count = sum(layer.stack == stack.stack for layer in self.backbone.layers)
+        if number >= count:
+            return f"the backbone's {stack.stack} has {count} layers, 0 to {count - 1}"
+        layer = self._first[stack.stack] + number
+        for kind in KINDS:
+            rows: Mapping[str, str | tuple[str, ...]] = stack.linears if kind == "loras" else stack.values
+            for parent, site in rows.items():
+                start = f"{parent}.{kind}."
+                if rest.startswith(start):
+                    name, _, parameter = rest.removeprefix(start).partition(".")
+                    return Place(layer, (site,) if isinstance(site, str) else site, kind, name, parameter)
+        return "no adapter, LoRA or fusion can be there"

@@ -1,0 +1,247 @@
+"""Tensors from a file that may be damaged or hostile.
+
+safetensors files are checked more strictly than the format's own parser does: duplicate keys, absurd shapes
+of empty tensors, the number of tensors, and non-finite values are refused. Torch's zip files are read by
+`torch.load(weights_only=True)` and in no other way.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from compose.errors import FileError, Problem
+from compose.io.jsonfile import LFS_PREFIX, lfs_problem, parse_json
+
+MAX_FILE_BYTES = 16 * 1024**3
+MAX_HEADER_BYTES = 100 * 1000 * 1000
+MAX_TENSORS = 100_000
+MAX_DIMENSION = 2**40
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_METADATA = "__metadata__"
+_TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        FileError: not there, not a regular file, unreadable, or larger than `limit`.
+    """
+    try:
+        with open(path, "rb", opener=_open_plain) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FileError("not a regular file", where=str(path))
+            if status.st_size > limit:
+                raise FileError(f"{status.st_size:,} bytes are more than {limit:,}", where=str(path))
+            return file.read(limit + 1)[:limit]
+    except FileNotFoundError as error:
+        raise FileError("no such file", where=str(path)) from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot be read: {_reason(error)}", where=str(path)) from error
+
+
+def _open_plain(path: str, flags: int) -> int:
+    # Without O_NONBLOCK the opening of a named pipe would wait for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def dump_weights(tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a safetensors file; the same tensors always give the same bytes.
+
+    Args:
+        tensors: by name, of any shape and floating dtype; views and shared memory are copied.
+    """
+    plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    return save_safetensors(plain, metadata={"format": "pt"})  # more keys would come out in random order
+
+
+def load_weights(data: bytes, where: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, all of them finite.
+
+    Args:
+        data: the bytes of the file.
+        where: the path that errors name.
+
+    Raises:
+        FileError: everything that is wrong with the tensors at once, or why there are none to look at.
+    """
+    where = str(where)
+    _check_header(data, where)
+    try:
+        tensors = load_safetensors(data)
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise FileError(f"not a valid safetensors file: {error}", where=where) from error
+    check_values(tensors, where)
+    return dict(sorted(tensors.items()))
+
+
+def load_torch_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.bin` file written by `torch.save`; nothing in it is executed.
+
+    Raises:
+        FileError: not such a file, something in it but tensors by name, or a tensor that is not finite.
+    """
+    where = str(path)
+    data = read_bytes(path)
+    if data.startswith(LFS_PREFIX):
+        raise FileError(lfs_problem(where))
+    _check_zip(data, where)
+    try:
+        content = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:  # unpicklers raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileError(
+            f"not a file of plain tensors: {reason[:200]}",
+            where=where,
+            why="only tensors by name are read, because a pickle with anything else could run code",
+        ) from error
+    if not isinstance(content, Mapping):
+        raise FileError(f"expected tensors by name, got {type(content).__name__}", where=where)
+    problems = [_stored_problem(name, value, where) for name, value in content.items()]
+    if found := [problem for problem in problems if problem]:
+        raise FileError(found)
+    tensors = {str(name): value.detach() for name, value in content.items()}
+    check_values(tensors, where)
+    return tensors
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, `.bin` or safetensors by its name."""
+    return load_torch_file(path) if path.suffix == ".bin" else load_weights(read_bytes(path), path)
+
+
+def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors that are not floating or not finite.
+
+    Raises:
+        FileError: names every such tensor.
+    """
+    problems = []
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
+            problems.append(Problem(f"tensor '{name}' is of {tensor.dtype}, not of floating numbers", where=where))
+        elif not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            problems.append(Problem(f"tensor '{name}' has {bad} values that are NaN or infinite", where=where))
+    if problems:
+        raise FileError(problems)
+
+
+def _check_header(data: bytes, where: str) -> None:
+    if data.startswith(LFS_PREFIX):
+        raise FileError(lfs_problem(where))
+    # The length of a header may look like the first bytes of a pickle, but what follows it is a '{'.
+    if data[8:9] != b"{" and data.startswith(_TORCH_MAGIC):
+        raise FileError(
+            "this is a torch file (zip or pickle), not a safetensors file",
+            where=where,
+            hint="a torch file must be called *.bin; it is then read without running code",
+        )
+    if len(data) < 8:
+        raise FileError(f"cut off: {len(data)} bytes are too few for a safetensors file", where=where)
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise FileError(f"not a safetensors file: a header of {length:,} bytes", where=where)
+    if 8 + length > len(data):
+        raise FileError(f"cut off: a header of {length:,} bytes is announced, the file has {len(data):,}", where=where)
+    raw = data[8 : 8 + length]
+    if not raw.startswith(b"{"):
+        raise FileError("not a safetensors file: the header does not begin with '{'", where=where)
+    if raw.count(b"{") > MAX_TENSORS + 2:  # before parsing: so many objects would fill the memory
+        raise FileError(f"more than {MAX_TENSORS:,} tensors", where=where)
+    header = parse_json(raw, where, MAX_HEADER_BYTES)
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FileError("the metadata of the header is not a table of strings", where=where)
+    problems = []
+    spans = []
+    for name, entry in header.items():
+        reason = _entry_fault(entry)
+        if reason:
+            problems.append(Problem(f"tensor '{name[:200]}': {reason}", where=where))
+        else:
+            spans.append((entry["data_offsets"][0], entry["data_offsets"][1], name))
+    if not problems:
+        position = 0
+        for start, end, name in sorted(spans):
+            if start != position:
+                kind = "overlaps the one before it" if start < position else "leaves a hole before it"
+                problems.append(Problem(f"tensor '{name[:200]}' {kind}", where=where))
+            position = max(position, end)
+        if not problems and position != len(data) - 8 - length:
+            kind = "cut off" if position > len(data) - 8 - length else "bytes after the end"
+            problems.append(
+                Problem(
+                    f"{kind}: {position:,} bytes of tensors, {len(data) - 8 - length:,} in the file",
+                    where=where,
+                )
+            )
+    if problems:
+        raise FileError(problems)
+
+
+def _entry_fault(entry: Any) -> str:
+    """What is wrong with one tensor's entry in the header, or an empty text."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return "the header gives it no dtype, shape and data_offsets"
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _ITEM_BYTES:
+        return f"dtype {str(entry['dtype'])[:40]} is not one of {', '.join(_ITEM_BYTES)}"
+    if not _naturals(shape) or len(shape) > 16 or any(size > MAX_DIMENSION for size in shape):
+        return f"its shape {str(shape)[:80]} is not a list of sizes"
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        return f"its place {str(offsets)[:80]} is not a start and an end"
+    if math.prod(size for size in shape if size) > MAX_DIMENSION:
+        return f"its shape {shape} is too large"
+    size = math.prod(shape) * _ITEM_BYTES[entry["dtype"]]
+    if size != offsets[1] - offsets[0]:
+        return f"shape {shape} takes {size:,} bytes, the header gives it {offsets[1] - offsets[0]:,}"
+    return ""
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_zip(data: bytes, where: str) -> None:
+    """Refuse compressed members, which torch never writes: a small file could fill the memory."""
+    if not data.startswith(b"PK"):
+        return
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise FileError(f"a damaged torch file: {error}", where=where) from error
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise FileError("a compressed zip file, which torch does not write", where=where)
+    if len(members) > MAX_TENSORS:
+        raise FileError(f"more than {MAX_TENSORS:,} tensors", where=where)
+
+
+def _stored_problem(name: object, value: object, where: str) -> Problem | None:
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return Problem(f"'{str(name)[:200]}' is {type(value).__name__}, not a tensor", where=where)
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return Problem(f"tensor '{name[:200]}' is not a plain tensor", where=where)
+    # A stride of 0 makes a tensor of any size out of one stored number.
+    if value.numel() * value.dtype.itemsize > value.untyped_storage().nbytes():
+        return Problem(f"tensor '{name[:200]}' is larger than what is stored of it", where=where)
+    return None

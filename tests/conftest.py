@@ -1,0 +1,108 @@
+"""What holds for all tests: no network, one thread per worker, the number of hypothesis' draws."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Read by libraries when they are first imported, and inherited by the processes that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: more threads would only fight for it
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+GOLDEN = "golden"
+MARKS = {"passed": "x", "not covered": "o", "failed": "F", "": "."}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--draws", type=int, default=300, help="examples that each property test draws")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A first example that loads a model is slow without being wrong, so neither deadline nor health check.
+    settings.register_profile(
+        "compose",
+        max_examples=config.getoption("--draws"),
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    settings.load_profile("compose")
+
+
+@pytest.fixture
+def golden_table(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, str], str]]:
+    """Results by (architecture, case), for the table at the end: `passed`, `failed` or `not covered`.
+
+    They travel with the test's report, since with several workers the table is printed by another process.
+    """
+    table: dict[tuple[str, str], str] = {}
+    yield table
+    request.node.user_properties += [(GOLDEN, (*case, result)) for case, result in table.items()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    rows = {
+        (case, architecture): result
+        for report in reports
+        for key, value in getattr(report, "user_properties", ())
+        if key == GOLDEN
+        for architecture, case, result in [value]
+    }
+    if not rows:
+        return
+    architectures = sorted({architecture for _, architecture in rows})
+    counts = Counter(rows.values())
+    terminalreporter.section("golden cases")
+    terminalreporter.write_line("  ".join((f"{'x passed, o not covered, F failed':<34}", *architectures)))
+    for case in sorted({case for case, _ in rows}):
+        marks = [MARKS[rows.get((case, name), "")].center(len(name)) for name in architectures]
+        terminalreporter.write_line("  ".join((f"{case:<34}", *marks)).rstrip())
+    terminalreporter.write_line(", ".join(f"{counts[result]} {result}" for result in MARKS if result))
+
+
+class NetworkError(AssertionError):
+    """A test that asks the network for something."""
+
+
+def is_loopback(host: object) -> bool:
+    """Whether a host, by name or number, is this machine."""
+    if host in ("localhost", "", None):
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Connections and look-ups of names end in an error, but for those within this machine."""
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not is_loopback(address[0]):
+            raise NetworkError(f"a test connects to {address[0]}")
+        connect(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_loopback(host.decode() if isinstance(host, bytes) else host):
+            raise NetworkError(f"a test looks up {host}")
+        return getaddrinfo(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield

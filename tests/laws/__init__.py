@@ -1,0 +1,1 @@
+"""The laws: what holds for every expression, method and backbone."""

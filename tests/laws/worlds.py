@@ -1,0 +1,104 @@
+"""What laws are tried on: one model per architecture, with adapters of several methods and sizes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from compose.dsl import Expression, Fuse, fuses, leaves, own_name
+from compose.errors import CompileError
+from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
+from tests import tiny
+from tests.dsl.strategies import ALL, expressions
+
+ARCHITECTURES = tuple(tiny.CONFIGS)
+LAYERS = 2
+ROWS = 4
+TOKENS = 8
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a": ("seq_bn", {"bottleneck_size": 8}),
+    "b": ("double_seq_bn", {"bottleneck_size": 8}),
+    "c": ("seq_bn", {"bottleneck_size": 5, "leave_out": [0], "non_linearity": "gelu"}),
+    "d": ("par_bn", {"bottleneck_size": 8, "scaling": 1.5}),
+    "lora": ("lora", {"r": 4, "alpha": 8, "intermediate_lora": True}),
+    "full": ("lora", {"r": 2, "attn_matrices": ["q", "k", "v"], "output_lora": True}),
+    "norm": (
+        "double_seq_bn",
+        {"bottleneck_size": 4, "ln_before": True, "ln_after": True, "scaling": "learned"},
+    ),
+    "bare": ("seq_bn", {"bottleneck_size": 4, "residual": False}),
+}
+GATED = {"gated": ("seq_bn", {"bottleneck_size": 4, "use_gating": True})}
+
+
+@cache
+def world(architecture: str) -> Model:
+    """A model with all of `ADAPTERS`, its weights random."""
+    model = tiny.model(architecture, LAYERS)
+    for seed, (name, (method, options)) in enumerate({**ADAPTERS, **GATED}.items()):
+        tiny.randomize(model.add_adapter(name, method, **options), seed)
+    return model
+
+
+def layers_of(architecture: str) -> int:
+    """How many layers an expression can drop."""
+    return LAYERS * 2 if architecture == "t5" else LAYERS
+
+
+def tokens_of(architecture: str) -> int:
+    """Tokens of a row."""
+    return 17 if architecture == "vit" else TOKENS
+
+
+@st.composite
+def settings_of(draw: Any, blocks: tuple[str, ...] = ALL, names: tuple[str, ...] = tuple(ADAPTERS)) -> Any:
+    """An architecture and an expression for it."""
+    architecture = draw(st.sampled_from(ARCHITECTURES))
+    # Encoder and decoder have different numbers of tokens, so that a Split fits one of them only.
+    legal = tuple(block for block in blocks if not (block == "Split" and architecture == "t5"))
+    expression = draw(
+        expressions(names, 5, blocks=legal, layers=layers_of(architecture), tokens=tokens_of(architecture), rows=ROWS)
+    )
+    return architecture, expression
+
+
+def batch(architecture: str, padded: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of the size that drawn sizes fit."""
+    return tiny.inputs(architecture, ROWS, TOKENS, padded, seed)
+
+
+def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
+    """The plan, with random weights for its fusions; None if adapters in it close a site differently."""
+    wanted: dict[str, list[str]] = {}
+    for fuse in fuses(expression):
+        wanted.setdefault(own_name(fuse) or "", []).extend(leaves(fuse))
+    for name, children in wanted.items():
+        if name in model.fusions:
+            model.delete_fusion(name)
+        if children:
+            model.add_fusion(Fuse(*dict.fromkeys(children), name=name), "dynamic" if len(name) % 2 else "static")
+            tiny.randomize(model.fusions[name], len(name), 0.2)
+    try:
+        return model.plan(expression, without)
+    except CompileError as error:
+        if "close layer" in str(error) or "no weights for the fusion" in str(error):
+            return None
+        raise
+
+
+def states(plan: RunnablePlan, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
+    """The last states without gradients."""
+    with torch.no_grad():
+        return plan.states(**inputs, **options).last_hidden_state
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-9) -> None:
+    """Equal within a tolerance relative to the largest value."""
+    assert found.shape == expected.shape
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    assert float((found - expected).abs().max() if found.numel() else 0.0) <= tolerance * scale

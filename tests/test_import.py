@@ -1,0 +1,67 @@
+"""`import compose` is light, and its lazy names, its stubs and what they stand for agree."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import compose
+from tests.test_layers import FILES, ROOT, is_heavy
+
+BLOCK = """
+import sys
+for name in {names!r}:
+    sys.modules[name] = None  # an import of it is an ImportError
+"""
+
+
+def python(code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def test_import_needs_nothing_that_computes() -> None:
+    code = BLOCK.format(names=["torch", "transformers", "numpy", "networkx", "pydantic", "typer"])
+    done = python(code + "import compose\nprint(compose.Stack('a', 'b'), compose.parse(\"Fuse('a', 'b')\"))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == """Stack("a", "b") Fuse("a", "b")"""
+
+
+def test_the_compiler_needs_no_torch() -> None:
+    light = [name for name in FILES if not is_heavy(name) and name != "compose.__main__"]
+    assert "compose.compile" in light and "compose.methods.registry" in light
+    code = BLOCK.format(names=["torch", "transformers"])
+    done = python(code + f"import importlib\nfor name in {light!r}:\n    importlib.import_module(name)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_takes_less_than_a_tenth_of_a_second() -> None:
+    # The least of several runs, in the process itself: other work on the machine only ever adds time.
+    code = "import time; t = time.perf_counter(); import compose; print(time.perf_counter() - t)"
+    assert min(float(python(code).stdout) for _ in range(5)) < 0.1
+
+
+def public_names() -> list[str]:
+    return [name for name in compose.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_every_public_name_is_there(name: str) -> None:
+    module = importlib.import_module(compose._HOME[name])
+    assert getattr(compose, name) is getattr(module, name)
+    assert name in dir(compose)
+
+
+def test_stubs_say_the_same_as_the_table() -> None:
+    stub = ast.parse(Path(compose.__file__).with_suffix(".pyi").read_text("utf-8"))
+    said = {alias.asname: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert said == compose._HOME
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Stak'"):
+        compose.__getattr__("Stak")

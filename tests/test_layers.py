@@ -61,6 +61,7 @@ HEAVY_PATHS = (
     "serve/*",
     "bench/*",
     "cli/*",
+    "__main__.py",
 )
 LIGHT_PATHS = (
     "methods/__init__.py",

@@ -102,7 +102,7 @@ class CompositionRecord:
 
 
 def fusion_sites(tensors: Mapping[str, Tensor]) -> dict[tuple[int, str], int]:
-    """The (layer, site) pairs at which a fusion has weights, and how wide they are.
+    """The (layer, site) pairs at which a fusion has weights, and how wide they are, 0 if they do not say.
 
     >>> import torch
     >>> fusion_sites({"3.cross.attn.query.weight": torch.zeros(4, 4)})
@@ -110,9 +110,10 @@ def fusion_sites(tensors: Mapping[str, Tensor]) -> dict[tuple[int, str], int]:
     """
     found: dict[tuple[int, str], int] = {}
     for name, tensor in sorted(tensors.items()):
-        match = re.fullmatch(r"(\d+)\.(.+)\.(?:query|key|value)\.\w+", name)  # a temperature has no width
-        if match and tensor.dim():
-            found[int(match[1]), match[2]] = tensor.shape[-1]
+        match = re.fullmatch(r"(\d+)\.(.+?)\.(?:(?:query|key|value)\.\w+|temperature)", name)
+        if match:  # a temperature alone has no width
+            site = int(match[1]), match[2]
+            found[site] = max(found.get(site, 0), tensor.shape[-1] if tensor.dim() else 0)
     return found
 
 

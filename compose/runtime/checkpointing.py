@@ -45,18 +45,26 @@ class Checkpointing:
 
     def enable(self, backbone: Any, arguments: Mapping[str, Any] | None, options: Mapping[str, Any]) -> None:
         """Switches checkpointing on, under the name that this version of transformers has for it."""
+        reentrant = (arguments or {}).get("use_reentrant", False)
+        self._take_input_gradients_back(backbone)
         enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
         enable(dict(arguments) if arguments is not None else None, **options)
-        if (arguments or {}).get("use_reentrant", False) and not self._asks_for_gradients:
-            # Reentrant checkpoints hand gradients on only through inputs that ask for them.
+        # Reentrant checkpoints hand gradients on only through inputs that ask for them. Transformers makes texts
+        # ask for them in any case; without need this would keep activations that nothing is trained by.
+        self._asks_for_gradients = True
+        if not reentrant:
+            self._take_input_gradients_back(backbone)
+        elif not getattr(backbone, "_require_grads_hooks", None):
             backbone.enable_input_require_grads()
-            self._asks_for_gradients = True
 
     def disable(self, backbone: Any) -> None:
         """Switches checkpointing off, if it is on."""
         if any(getattr(module, "gradient_checkpointing", False) for module in backbone.modules()):
             disable = getattr(backbone, "activation_checkpointing_disable", None)
             (disable or backbone.gradient_checkpointing_disable)()
+        self._take_input_gradients_back(backbone)
+
+    def _take_input_gradients_back(self, backbone: Any) -> None:
         if self._asks_for_gradients:
             backbone.disable_input_require_grads()
             self._asks_for_gradients = False

@@ -167,10 +167,16 @@ def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:
     slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
     candidates = [site.registers[next(given)] if filled else None for filled in slots]
     query = prepared.query_before_norm if fusion.config.query_before_ln else prepared.query
-    forms = {"": fusion.reference, "unfolded": fusion.mix, "folded": fusion.mix_folded}
-    mixed, weights = forms[operation.form](query, candidates, prepared.residual if residual else None)
+    forms: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+        "": fusion.reference,
+        "unfolded": fusion.mix,
+        "folded": fusion.mix_folded,
+    }
+    key = (operation.name, operation.layer, operation.site)
+    temperature = site.frame.temperatures.setdefault(key, fusion.temperature)
+    base = prepared.residual if residual else None
+    mixed, weights = forms[operation.form](query, candidates, base, temperature=temperature)
     if site.frame.attention is not None:
-        key = (operation.name, operation.layer, operation.site)
         site.frame.attention.setdefault(key, []).append(weights)
     return mixed
 

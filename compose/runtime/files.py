@@ -13,6 +13,7 @@ from compose.heads.head import Head
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
 from compose.methods.adapter import Adapter
 from compose.methods.fusion.module import Fusion
+from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
 
@@ -102,7 +103,7 @@ def _register(model: Model, finished: list[Finished]) -> None:
     """Keeps finished modules if all their names are free, else none."""
     problems = [
         Problem(
-            f"there is already a {registry.what} '{name}'",
+            f"the {registry.what} '{name}' is there already",
             hint=f"load it under another name, or model.delete_{registry.what}({name!r}) first",
         )
         for registry, name, _ in finished
@@ -116,24 +117,27 @@ def _register(model: Model, finished: list[Finished]) -> None:
 
 def _adapter(model: Model, record: AdapterRecord) -> Adapter:
     adapter = Adapter(record.name, record.config, model.spec)
-    adapter.load_tensors(record.tensors)
+    adapter.to(model.adapter_dtype).load_tensors(record.tensors)
     return adapter
 
 
 def _fusion(model: Model, record: FusionRecord) -> Fusion:
+    sites: set[tuple[int, str]] = set(io.fusion_sites(record.tensors))
+    if not record.tensors:  # without matrices it can act anywhere
+        sites = {(layer.index, site) for layer in model.spec.layers for site in layer.sites}
     widths = {
         (layer, site): model.spec.layers[layer].sites[site].width_out
-        for layer, site in sorted(io.fusion_sites(record.tensors))
+        for layer, site in sorted(sites)
         if layer < len(model.spec.layers) and site in model.spec.layers[layer].sites
     }
-    fusion = Fusion(record.name, record.config, widths, model.attention_dropout())
-    fusion.load_tensors(record.tensors)
+    fusion = Fusion(record.name, record.config, widths, attention_dropout(model.config), record.children)
+    fusion.to(model.adapter_dtype).load_tensors(record.tensors)
     return fusion
 
 
 def _head(model: Model, record: HeadRecord) -> Head:
-    head = build_head(record.name, record.config, model.host())
-    head.load_tensors(record.tensors)
+    head = build_head(record.name, record.config, host_of(model))
+    head.to(model.adapter_dtype).load_tensors(record.tensors)
     return head
 
 
@@ -144,7 +148,7 @@ def _adapter_record(model: Model, name: str, head: HeadRecord | None) -> Adapter
 
 def _fusion_record(model: Model, name: str) -> FusionRecord:
     fusion = model.fusions[name]
-    return FusionRecord(name, fusion.config, tuple(name.split(",")), fusion.tensors(), fingerprint(model))
+    return FusionRecord(name, fusion.config, fusion.candidates, fusion.tensors(), fingerprint(model))
 
 
 def _head_record(model: Model, name: str) -> HeadRecord:

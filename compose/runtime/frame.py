@@ -37,10 +37,14 @@ class Frame:
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
+    temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)
 
     def again(self) -> Frame:
-        """The same call for a recomputation: nothing that hooks had handed on is seen."""
-        return Frame(self.plan, self.programs, self.batch, self.selections, self.owner)
+        """The same call for a recomputation: nothing that hooks had handed on is seen.
+
+        But for the temperatures of fusions, which fall when the call is over.
+        """
+        return Frame(self.plan, self.programs, self.batch, self.selections, self.owner, temperatures=self.temperatures)
 
 
 class Running(threading.local):

@@ -41,6 +41,7 @@ class Hooks:
         self.anatomy = anatomy
         self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
         self._handles: list[RemovableHandle] = []
+        self.installed = False  # a plain flag: Dynamo, which reads it in every call, knows no handles
 
     def __enter__(self) -> Hooks:
         self.install()
@@ -49,13 +50,9 @@ class Hooks:
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
-    @property
-    def installed(self) -> bool:
-        """Whether the hooks are in place."""
-        return bool(self._handles)
-
     def install(self) -> None:
         """Puts the hooks in place."""
+        self.installed = True
         if self.anatomy.decoder:
             stack = self.anatomy.decoder
             self._before(stack.module, _decoder_input(stack.module))
@@ -67,6 +64,7 @@ class Hooks:
 
     def remove(self) -> None:
         """Takes all hooks away; the backbone is as it was."""
+        self.installed = False
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache
-from compose.dsl import Expression, Fuse, as_expression, fuses, leaves, own_name
+from compose.dsl import Expression, Fuse, as_expression, leaves, own_name
 from compose.errors import ExpressionError
 from compose.graph.check import fusion_sites
 from compose.graph.sites import Vocabulary
 from compose.heads.build import build_head
-from compose.heads.head import Head, Host
+from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
 from compose.heads.spec import HeadConfig
 from compose.methods.adapter import Adapter
@@ -29,6 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, state
 from compose.runtime.defaults import default_plan, use
 from compose.runtime.hooks import Hooks
+from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
@@ -136,7 +137,8 @@ class Model(nn.Module):
             (layer, site): self.spec.layers[layer].sites[site].width_out
             for layer, site in sorted(fusion_sites(block, self.vocabulary))
         }
-        fusion = Fusion(name, make_fusion_config(config, **options), widths, self.attention_dropout())
+        made = make_fusion_config(config, **options)
+        fusion = Fusion(name, made, widths, attention_dropout(self.config), leaves(block))
         self.register(self.fusions, name, fusion)
         return fusion
 
@@ -153,28 +155,22 @@ class Model(nn.Module):
             ConfigError: if an option is unknown or out of range.
         """
         self.heads.require_free(name)
-        head = build_head(name, kind, self.host(), **options)
+        head = build_head(name, kind, host_of(self), **options)
         self.register(self.heads, name, head)
         return head
 
-    def host(self) -> Host:
-        """What heads take from the backbone."""
-        backbone: Any = self.backbone
-        embeddings = backbone.get_input_embeddings().weight if self.spec.modality == "text" else None
-        return Host.of(self.spec, self.config, embeddings)
-
     def delete_adapter(self, name: str) -> None:
-        """Forgets an adapter; plans that use it say so when they are called."""
+        """Forgets an adapter; plans that use it say so when they are called. RegistryError: there is none."""
         self.adapters.remove(name)
         self.version += 1
 
     def delete_fusion(self, name: str) -> None:
-        """Forgets a fusion."""
+        """Forgets a fusion. RegistryError: there is none."""
         self.fusions.remove(name)
         self.version += 1
 
     def delete_head(self, name: str) -> None:
-        """Forgets a head."""
+        """Forgets a head. RegistryError: there is none."""
         self.heads.remove(name)
         self.version += 1
 
@@ -204,7 +200,11 @@ class Model(nn.Module):
         return plan
 
     def activate(self, expression: Expression) -> None:
-        """Makes the expression's plan the one that `model(...)` runs."""
+        """Makes the expression's plan the one that `model(...)` runs.
+
+        Raises:
+            CompileError: if it has no meaning, as when an adapter is missing; the active plan is as before.
+        """
         self._active = self.plan(expression).expression
 
     @contextmanager
@@ -246,12 +246,6 @@ class Model(nn.Module):
         plan = self.plan(default_plan(self, self._active))
         return plan(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **given)
 
-    def after_forward(self, plan: RunnablePlan) -> None:
-        """Advances what depends on the training step: the temperature of fusions that have one."""
-        if self.training and torch.is_grad_enabled():
-            for fuse in fuses(plan.expression):
-                self.fusions[own_name(fuse) or ""].advance()
-
     # how it is trained
 
     def train_only(
@@ -271,6 +265,10 @@ class Model(nn.Module):
 
         Returns:
             What is trained, and how many parameters; prints well.
+
+        Raises:
+            CompileError: if the expression has no meaning, as when an adapter is missing.
+            ConfigError: if the regime is unknown, or there is nothing that it could train.
         """
         return train_only(self, as_expression(expression), regime, last, train_layer_norms)
 
@@ -380,10 +378,6 @@ class Model(nn.Module):
         """Loads a head, ours or AdapterHub's; returns its name. Raises as `load_adapter`."""
         return files.load_head(self, folder, name, allow_backbone)
 
-    def save_plan(self, plan: RunnablePlan, folder: str | Path) -> None:
-        """Writes a plan's expression with all its adapters, fusions and heads."""
-        files.save_plan(self, plan.expression, folder)
-
     def detach(self) -> nn.Module:
         """Gives the backbone back as it was before: no hooks, the same weights asking for gradients."""
         self.gradient_checkpointing_disable()
@@ -400,11 +394,3 @@ class Model(nn.Module):
         module.train(self.training)
         registry.add(name, module, module.spec)
         self.version += 1
-
-    def attention_dropout(self) -> float:
-        """The rate of dropout on the backbone's attention, which fusions use by default."""
-        for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate"):
-            rate = getattr(self.config, name, None)
-            if isinstance(rate, int | float):
-                return float(rate)
-        return 0.0

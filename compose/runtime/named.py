@@ -1,4 +1,4 @@
-"""Modules under users' names, which may hold characters that torch does not allow in attribute names."""
+"""Modules under users' names, which torch may not allow as names of attributes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from compose.errors import Problem, RegistryError
 def module_key(name: str) -> str:
     """The attribute name of a user's name. `:` is in no legal name, so that keys cannot collide.
 
+    Neither with each other nor, since they begin with it, with what a module has itself (`train`, `double`).
+
     >>> module_key("my.sst-2")
-    'my:sst-2'
+    ':my:sst-2'
     """
-    return name.replace(".", ":")
+    return ":" + name.replace(".", ":")
 
 
 class NamedModules(nn.Module):
@@ -54,7 +56,7 @@ class NamedModules(nn.Module):
             raise RegistryError(problem)
         if name in self.specs:
             raise RegistryError(
-                f"there is already a {self.what} '{name}'",
+                f"the {self.what} '{name}' is there already",
                 hint=f"another name, or model.delete_{self.what}({name!r}) first",
             )
 

@@ -32,11 +32,13 @@ def resolve_sizes(sizes: Sequence[int | None], total: int, block: str, what: str
 
 
 def select_rows(chains: Sequence[Chain], batch: int, route: Sequence[str] | None) -> dict[Chain, list[int]]:
-    """For each chain of row selectors the batch rows that it takes.
+    """For each chain of row selectors the batch rows that it takes; nothing if there are no selectors.
 
     Raises:
         InputError: if sizes do not fit the batch, or rows are routed nowhere.
     """
+    if not any(chains):  # a list of all rows would tie code that torch.compile makes to their number
+        return {}
     found: dict[Chain, list[int]] = {(): list(range(batch))}
     for chain in sorted(chains, key=len):
         for end in range(1, len(chain) + 1):

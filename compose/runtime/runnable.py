@@ -13,9 +13,11 @@ from compose.compile import Options, draw_drops, has_random_drops
 from compose.dsl import Expression, Slice, fuses, leaves, own_name, to_text
 from compose.errors import BackboneError, RegistryError
 from compose.explain import Explanation, explain
+from compose.graph.check import check
 from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
 from compose.plan import Output, Plan, SiteKey
+from compose.runtime import files
 from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
 from compose.runtime.calls import head_input, prepare_inputs, states_output
 from compose.runtime.frame import Frame, running
@@ -50,6 +52,8 @@ class RunnablePlan:
         self._random_drops = has_random_drops(expression)
         self._version = model.version
         self._bound: dict[tuple[bool, tuple[int, ...] | None], Bound] = {}
+        if self._random_drops:  # what may be drawn later must have a meaning too
+            check(expression, model.vocabulary)
         self._resolved = draw_drops(expression, None)
         self._outputs = self._bind(False, None).plan.outputs
 
@@ -107,7 +111,7 @@ class RunnablePlan:
             if rows is not None:
                 result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
             results.append((output.task, result))
-        self.model.after_forward(self)
+        self._after_step()
         return MultiHeadOutput(results, weights)
 
     def states(self, *, route: Sequence[str] | None = None, **inputs: Any) -> BaseModelOutput:
@@ -166,7 +170,13 @@ class RunnablePlan:
 
     def save(self, folder: Any) -> None:
         """Writes the composition as one folder: expression, adapters, fusions, heads."""
-        self.model.save_plan(self, folder)
+        files.save_plan(self.model, self.expression, folder)
+
+    def _after_step(self) -> None:
+        """Advances what depends on the training step: the temperature of fusions that have one."""
+        if self.model.training and torch.is_grad_enabled():
+            for fuse in fuses(self.expression):
+                self.model.fusions[own_name(fuse) or ""].advance()
 
     def _training(self) -> bool:
         """Whether gradients may be asked for of what a fusion folds."""

@@ -60,7 +60,11 @@ class FusionPart(nn.Module):
             self.value.weight.fill_(1e-6).fill_diagonal_(1.0)
 
     def reference(
-        self, query: Tensor, candidates: Sequence[Tensor | None], residual: Tensor | None
+        self,
+        query: Tensor,
+        candidates: Sequence[Tensor | None],
+        residual: Tensor | None,
+        temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The fusion as it is written down; what the fast forms are held against.
 
@@ -68,6 +72,7 @@ class FusionPart(nn.Module):
             query: [..., tokens, width].
             candidates: increments [..., tokens, width]; None is zero.
             residual: [..., tokens, width]; None leaves the mixture without one.
+            temperature: that of the call, where a recomputation may come after it has fallen; its own otherwise.
 
         Returns:
             The mixture with the residual, and the attention [..., tokens, candidates].
@@ -79,7 +84,7 @@ class FusionPart(nn.Module):
             increments = increments + residual.unsqueeze(-2)
         keys = increments if self.key is None else self.key(increments)
         scores = torch.einsum("...d,...nd->...n", self._queried(query), keys)
-        weights = self._attention(scores)
+        weights = self._attention(scores, temperature)
         values = increments
         if self.value is not None and self.config.value_before_softmax:
             values = self.value(values)
@@ -88,13 +93,20 @@ class FusionPart(nn.Module):
             mixture = self.value(mixture)
         return mixture if self.config.residual_before else mixture + residual, weights
 
-    def mix(self, query: Tensor, candidates: Sequence[Candidate], residual: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mix(
+        self,
+        query: Tensor,
+        candidates: Sequence[Candidate],
+        residual: Tensor | None,
+        temperature: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The fusion without a tensor of candidates x width a token.
 
         Args:
             query: [..., tokens, width].
             candidates: increments, in factors where they have them.
             residual: [..., tokens, width]; None leaves the mixture without one.
+            temperature: that of the call, where a recomputation may come after it has fallen; its own otherwise.
 
         Returns:
             The mixture with the residual, and the attention [..., tokens, candidates].
@@ -107,7 +119,7 @@ class FusionPart(nn.Module):
         scores = joined.scores(None if columns is None else against @ columns, against)
         if self._drops():
             scores = scores + self._shared(queried, against, residual)
-        weights = self._attention(scores)
+        weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, columns), residual), weights
 
     def mix_folded(
@@ -116,6 +128,7 @@ class FusionPart(nn.Module):
         candidates: Sequence[Candidate],
         residual: Tensor | None,
         folded: Folded | None = None,
+        temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The fusion with all constant products made beforehand; for inference.
 
@@ -123,7 +136,7 @@ class FusionPart(nn.Module):
         scores, and in compiled code without `folded`, it is `mix`.
 
         Args:
-            query, candidates, residual: as for `mix`.
+            query, candidates, residual, temperature: as for `mix`.
             folded: what `fold` gave for these candidates, for compiled code, which cannot ask
                 whether weights have changed; looked up otherwise.
 
@@ -131,7 +144,7 @@ class FusionPart(nn.Module):
             The mixture with the residual, and the attention [..., tokens, candidates].
         """
         if self._drops() or (folded is None and torch.compiler.is_compiling()):
-            return self.mix(query, candidates, residual)
+            return self.mix(query, candidates, residual, temperature)
         query, residual = self._taken(query, residual)
         factors = [one.factors for one in candidates if isinstance(one, LowRank)]
         if folded is None:
@@ -143,9 +156,9 @@ class FusionPart(nn.Module):
         if folded.values is None:
             columns = columns_of(factors, query.dtype)
             scores = joined.scores(None if columns is None else against @ columns, against)
-            weights = self._attention(scores)
+            weights = self._attention(scores, temperature)
             return self._closed(joined.mixed(weights, columns), residual), weights
-        weights = self._attention(joined.scores(against, query))
+        weights = self._attention(joined.scores(against, query), temperature)
         mixture = joined.mixed(weights, folded.values)
         return self._closed(mixture, residual, valued=True), weights
 
@@ -172,8 +185,8 @@ class FusionPart(nn.Module):
     def advance(self) -> None:
         """One training step: the temperature falls, to 1 at last."""
         if self.temperature is not None:
-            with torch.no_grad():
-                self.temperature.sub_(COOLING).clamp_(min=1.0)
+            # A new tensor: the backward of calls that are under way needs the old one.
+            self.temperature = (self.temperature - COOLING).clamp(min=1.0)
 
     def regularization_loss(self) -> Tensor:
         """0.01 times the squared distance of the value matrix from the identity, a scalar."""
@@ -205,10 +218,11 @@ class FusionPart(nn.Module):
     def _queried(self, query: Tensor) -> Tensor:
         return query if self.query is None else cast(Tensor, self.query(query))
 
-    def _attention(self, scores: Tensor) -> Tensor:
+    def _attention(self, scores: Tensor, temperature: Tensor | None) -> Tensor:
         scores = functional.dropout(scores, self.dropout, self.training)
-        if self.temperature is not None:
-            scores = scores / self.temperature.to(scores.dtype)
+        temperature = self.temperature if temperature is None else temperature
+        if temperature is not None:
+            scores = scores / temperature.to(scores.dtype)
         precise = torch.promote_types(scores.dtype, torch.float32)
         return scores.softmax(-1, dtype=precise).to(scores.dtype)
 
@@ -253,6 +267,7 @@ class Fusion(nn.Module):
         config: its options.
         sites: the width of the value at each (layer, site).
         dropout: on the scores, where the config names none: the backbone's attention dropout.
+        candidates: the names of the adapters that it was made for, for its file.
     """
 
     def __init__(
@@ -261,10 +276,12 @@ class Fusion(nn.Module):
         config: FusionConfig,
         sites: Mapping[tuple[int, str], int],
         dropout: float = 0.0,
+        candidates: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.name = name
         self.config = config
+        self.candidates = tuple(candidates)
         self.spec = config.describe(name, sites)
         self.parts = nn.ModuleDict(
             {key_of(layer, site): FusionPart(config, width, dropout) for (layer, site), width in sites.items()}

@@ -1,0 +1,1 @@
+"""Bad input: each kind gets its own error, and changes nothing."""

@@ -1,0 +1,33 @@
+"""`compose run`: train, measure and report what a recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compose.cli.quiet import quiet_libraries
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A recipe's file, or the name of one that comes with compose.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a value: --set train.0.epochs=3. Repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the results; runs/NAME by default.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run of another recipe in that folder.")
+    ] = False,
+) -> None:
+    """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report."""
+    from compose.recipes.shipped import find
+    from compose.recipes.validate import read_recipe
+
+    path = find(recipe)
+    read_recipe(path, set_ or [])  # mistakes are told at once, before torch is imported
+    quiet_libraries()
+    from compose.recipes.runner import run
+
+    run(path, set_ or [], out, overwrite)

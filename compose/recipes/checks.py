@@ -1,0 +1,300 @@
+"""What the sections of a recipe say about each other: names that must exist, kinds that must fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compose.dsl import (
+    Expression,
+    Fuse,
+    as_expression,
+    branches,
+    fuses,
+    leaves,
+    name_problem,
+    outputs,
+    own_name,
+    walk,
+)
+from compose.errors import ComposeError, FileError, Problem
+from compose.heads.spec import make_head_config
+from compose.methods.fusion.spec import make_fusion_config
+from compose.methods.registry import make_config
+from compose.recipes.document import Document, KeyPath, dotted
+from compose.recipes.schema import Bundled, Recipe, Stage
+from compose.recipes.shipped import bundled
+from compose.recipes.sources import columns_of, files_of
+from compose.train.data import read_examples
+
+NEEDS = {"tagging": ("entities", "tags"), "causal_lm": ()}
+"""What the data of a kind of head must be labelled with; the others need a `label`."""
+
+
+def check(recipe: Recipe, document: Document) -> list[Problem]:
+    """Everything in a recipe that its parts, each legal by itself, get wrong together."""
+    return list(_Checker(recipe, document).problems())
+
+
+def tasks_of(expression: Expression) -> tuple[str | None, ...]:
+    """The tasks that an expression answers, None for an output without a name.
+
+    Raises:
+        CompileError: a nesting that has no meaning.
+    """
+    return tuple(output.task for branch in branches(expression) for output in outputs(branch))
+
+
+def fusion_block(name: str, text: str) -> Fuse:
+    """The Fuse of a fusion, under the name that it is listed by.
+
+    Raises:
+        ComposeError: the text is no Fuse, or has another name.
+    """
+    block = as_expression(text)
+    if not isinstance(block, Fuse):
+        raise FileError("a fusion's expression is a Fuse", hint='Fuse("a", "b")')
+    if block.name is not None and block.name != name:
+        raise FileError(f"the Fuse is called '{block.name}', but is listed as '{name}'")
+    return Fuse(*block.children, name=None if own_name(block) == name else name)
+
+
+class _Checker:
+    def __init__(self, recipe: Recipe, document: Document) -> None:
+        self.recipe, self.document = recipe, document
+        self.folder = Path(document.source).parent
+
+    def problems(self) -> Iterator[Problem]:
+        yield from self._names()
+        yield from self._sources()
+        yield from self._options()
+        yield from self._stages()
+        yield from self._evaluate()
+        yield from self._predict()
+
+    def _at(self, path: KeyPath, what: str, key: bool = False, **fields: Any) -> Problem:
+        return self.document.place(path, key).problem(what, **fields)
+
+    def _names(self) -> Iterator[Problem]:
+        kinds = {"adapters": "adapter", "heads": "head", "fusions": "fusion", "data": "task"}
+        for section, what in kinds.items():
+            for name in getattr(self.recipe, section):
+                if problem := name_problem(name, what):
+                    yield self._at((section, name), problem.what, key=True, why=problem.why)
+
+    def _sources(self) -> Iterator[Problem]:
+        for name, source in self.recipe.data.items():
+            path: KeyPath = ("data", name)
+            given = [key for key in ("label", "entities", "tags") if getattr(source, key)]
+            if len(given) != 1:
+                said = " and ".join(given) or "none"
+                yield self._at(path, f"data.{name} needs one of label, entities and tags; it has {said}", key=True)
+                continue
+            if (source.tags is None) != (source.tokens is None):
+                yield self._at(path, f"data.{name}: tags and tokens belong together", key=True)
+                continue
+            clash = [key for key in ("text", "pair") if source.tokens and getattr(source, key)]
+            clash += ["pair"] if source.entities and source.pair else []
+            if clash:
+                yield self._at((*path, clash[0]), f"data.{name}: {clash[0]} has no meaning beside {given[0]}")
+                continue
+            if isinstance(source, Bundled) and source.name not in bundled():
+                what = f"there is no bundled data '{source.name}'"
+                yield self._at((*path, "name"), what, got=source.name, legal=bundled())
+                continue
+            yield from self._files(name)
+
+    def _files(self, name: str) -> Iterator[Problem]:
+        """Whether a source's files are there, and their first rows have the columns."""
+        source = self.recipe.data[name]
+        for part, file in zip(("train", "test"), files_of(source, self.folder), strict=True):
+            if file is None:
+                continue
+            try:
+                read_examples(file, columns_of(source), limit=1)
+            except FileError as error:
+                problem = error.problems[0]
+                columns = {value: key for key, value in source.model_dump().items() if isinstance(value, str)}
+                key = columns.get(problem.got, "name" if isinstance(source, Bundled) else part)
+                what = f"data.{name}: {problem.what}"
+                yield self._at(("data", name, key), what, why=problem.where, got=problem.got, legal=problem.legal)
+                return
+
+    def _options(self) -> Iterator[Problem]:
+        for name, adapter in self.recipe.adapters.items():
+            try:
+                make_config(adapter.method, **adapter.options)
+            except ComposeError as error:
+                yield from self._options_of(("adapters", name), "method", adapter.options, error)
+        for name, head in self.recipe.heads.items():
+            options = dict(head.options) if head.labels is None else {**head.options, "labels": head.labels}
+            try:
+                make_head_config(head.kind, **options)
+            except ComposeError as error:
+                yield from self._options_of(("heads", name), "kind", options, error)
+        for name, fusion in self.recipe.fusions.items():
+            path: KeyPath = ("fusions", name)
+            try:
+                make_fusion_config(fusion.kind, **fusion.options)
+            except ComposeError as error:
+                yield from self._options_of(path, "kind", fusion.options, error)
+            try:
+                block = fusion_block(name, fusion.expression)
+            except ComposeError as error:
+                yield from self._in_text((*path, "expression"), fusion.expression, error)
+                continue
+            yield from self._adapters(block, (*path, "expression"), fusion.expression)
+
+    def _options_of(
+        self, path: KeyPath, kind: str, options: Mapping[str, Any], error: ComposeError
+    ) -> Iterator[Problem]:
+        """The problems of a config, each at the option that it names."""
+        for problem in error.problems:
+            words = re.findall(r"\w+", f"{problem.got} {problem.where} {problem.what}")
+            key = next((word for word in words if word in options), None)
+            where = self.document.place((*path, key or kind), key=problem.got == key)
+            what = f"{dotted(path)}: {problem.what}"
+            yield where.problem(what, why=problem.why, hint=problem.hint, got=problem.got, legal=problem.legal)
+
+    def _stages(self) -> Iterator[Problem]:
+        names = [stage.name for stage in self.recipe.train if stage.name]
+        for index, stage in enumerate(self.recipe.train):
+            path: KeyPath = ("train", index)
+            if stage.name and names.count(stage.name) > 1 and names.index(stage.name) < index:
+                yield self._at((*path, "name"), f"two stages are called '{stage.name}'")
+            expression, problems = self._expression((*path, "expression"), stage.expression)
+            yield from problems
+            if not problems:
+                yield from self._stage(stage, path, expression)
+
+    def _stage(self, stage: Stage, path: KeyPath, expression: Expression) -> Iterator[Problem]:
+        at = self.document.place((*path, "regime")) if "regime" in stage.model_fields_set else None
+        at = at or self.document.place((*path, "expression"))
+        if stage.regime == "fusion" and not fuses(expression):
+            yield at.problem("the expression has no Fuse, so there is no fusion to train")
+        if stage.regime in ("adapters", "full+adapters") and not leaves(expression):
+            yield at.problem("the expression has no adapter to train", hint="regime: heads")
+        tasks = [task for task in tasks_of(expression) if task]
+        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights)):
+            for task in named:
+                if task not in tasks:
+                    what = f"the expression has no task '{task}'"
+                    yield self._at((*path, key, task), what, key=True, got=task, legal=tuple(tasks))
+        yield from self._data(tasks, stage.data, (*path, "data"), (*path, "expression"), "train")
+
+    def _data(
+        self, tasks: list[str], chosen: Mapping[str, str], path: KeyPath, at: KeyPath, part: str
+    ) -> Iterator[Problem]:
+        """Whether every task has data, and of the kind that its head needs."""
+        for task in tasks:
+            name = chosen.get(task, task)
+            where = (*path, task) if task in chosen else at
+            source = self.recipe.data.get(name)
+            if source is None:
+                hint = "" if task in chosen else f"{dotted(path)}: {{{task}: SOURCE}}"
+                what = f"task '{task}' has no data: there is no source '{name}'"
+                yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
+                continue
+            head = self.recipe.heads.get(task)
+            target = columns_of(source).target
+            if head is not None and target not in NEEDS.get(head.kind, ("label",)):
+                needs = " or ".join(NEEDS.get(head.kind, ("label",))) or "text alone"
+                what = f"the {head.kind} head '{task}' learns from {needs}, but data.{name} has {target}"
+                yield self._at(where, what)
+            if part == "test" and not isinstance(source, Bundled) and source.test is None:
+                yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
+
+    def _evaluate(self) -> Iterator[Problem]:
+        evaluate = self.recipe.evaluate
+        every: list[str] = []
+        for name, text in evaluate.expressions.items():
+            path: KeyPath = ("evaluate", "expressions", name)
+            expression, problems = self._expression(path, text)
+            yield from problems
+            if not problems:
+                tasks = [task for task in tasks_of(expression) if task]
+                every += tasks
+                yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
+        curve = evaluate.drop_curve
+        if curve is not None:
+            path = ("evaluate", "drop_curve", "expression")
+            expression, problems = self._expression(path, curve.expression)
+            yield from problems
+            if not problems:
+                tasks = [task for task in tasks_of(expression) if task]
+                every += tasks
+                if not leaves(expression):
+                    yield self._at(path, "the expression has no adapter to drop")
+                yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
+        for task in evaluate.data:
+            if task not in every:
+                what = f"no evaluated expression has a task '{task}'"
+                yield self._at(("evaluate", "data", task), what, key=True, got=task, legal=tuple(every))
+
+    def _predict(self) -> Iterator[Problem]:
+        if self.recipe.predict is None:
+            return
+        path: KeyPath = ("predict", "expression")
+        expression, problems = self._expression(path, self.recipe.predict.expression)
+        yield from problems
+        if problems or not self.recipe.predict.texts:
+            return
+        for task in tasks_of(expression):
+            source = self.recipe.data.get(str(task))
+            if source is not None and source.pair:
+                yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")
+
+    def _expression(self, path: KeyPath, text: str) -> tuple[Expression, list[Problem]]:
+        """The expression of a text, and what is wrong with it in this recipe."""
+        try:
+            expression = as_expression(text)
+            tasks = tasks_of(expression)
+        except ComposeError as error:
+            return None, list(self._in_text(path, text, error))
+        problems = list(self._adapters(expression, path, text))
+        for fuse in fuses(expression):
+            if own_name(fuse) not in self.recipe.fusions:
+                legal = tuple(self.recipe.fusions)
+                what = f"there is no fusion '{own_name(fuse)}'"
+                problems.append(self._name_in_text(path, text, what, own_name(fuse) or "", legal))
+        for task in tasks:
+            if task is None:
+                hint = "Parallel(task=...)"
+                problems.append(self._at(path, "an output without a name can be neither trained nor scored", hint=hint))
+            elif task not in self.recipe.heads:
+                legal = tuple(self.recipe.heads)
+                problems.append(self._name_in_text(path, text, f"task '{task}' has no head", task, legal))
+        return expression, problems
+
+    def _adapters(self, expression: Expression, path: KeyPath, text: str) -> Iterator[Problem]:
+        known = tuple(self.recipe.adapters)
+        for name in dict.fromkeys(node for _, node in walk(expression) if isinstance(node, str)):
+            if name not in known:
+                yield self._name_in_text(path, text, f"there is no adapter '{name}'", name, known)
+
+    def _name_in_text(self, path: KeyPath, text: str, what: str, name: str, legal: tuple[str, ...]) -> Problem:
+        """A problem with a name inside an expression, marked where it first stands."""
+        quoted = re.search(rf"""["']{re.escape(name)}["']|\b{re.escape(name)}\b""", text) if name else None
+        span = quoted.span() if quoted else None
+        return self._moved(path, text, Problem(what, text=text, span=span, got=name, legal=legal))
+
+    def _in_text(self, path: KeyPath, text: str, error: ComposeError) -> Iterator[Problem]:
+        for problem in error.problems:
+            yield self._moved(path, text, problem)
+
+    def _moved(self, path: KeyPath, text: str, problem: Problem) -> Problem:
+        """A problem marked in an expression, marked in the line of the recipe instead where that can be."""
+        place = self.document.place(path)
+        start = place.text.find(text, place.column - 1)
+        if start < 0 or problem.text != text or problem.span is None:
+            if problem.text:
+                return replace(problem, where=str(place))
+            found = place.problem(problem.what)
+            return replace(problem, where=found.where, text=found.text, span=found.span)
+        left, right = problem.span
+        moved = replace(place, column=start + left + 1, width=max(1, right - left))
+        found = moved.problem(problem.what)
+        return replace(problem, where=found.where, text=found.text, span=found.span)

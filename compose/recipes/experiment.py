@@ -1,0 +1,178 @@
+"""A recipe made real: its data, and the model with everything that the recipe names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compose.dsl import Drop, Parallel, as_expression, branches
+from compose.errors import BackboneError, ComposeError, Problem, RecipeError
+from compose.recipes.checks import fusion_block, tasks_of
+from compose.recipes.document import Document, KeyPath
+from compose.recipes.schema import Recipe, Stage
+from compose.recipes.sources import read_sources
+from compose.runtime.attach import load
+from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
+from compose.train.data import Dataset, Example, sample
+
+
+@dataclass
+class Experiment:
+    """What the stages of a run work on.
+
+    Args:
+        recipe: the recipe.
+        document: where things stand in it, for errors.
+        data: its sources, by name.
+        model: the backbone with adapters, fusions and heads.
+    """
+
+    recipe: Recipe
+    document: Document
+    data: Mapping[str, Dataset]
+    model: Model
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipe's relative paths begin."""
+        return Path(self.document.source).parent
+
+    def plan(self, path: KeyPath, text: str) -> RunnablePlan:
+        """The plan of an expression at a place of the recipe."""
+        with located(self.document, path):
+            return self.model.plan(as_expression(text))
+
+    def stage_examples(self, stage: Stage) -> dict[str, tuple[Example, ...]]:
+        """What a stage learns from, by task."""
+        return {
+            task: sample(self.data[stage.data.get(task, task)].train, stage.examples, self.recipe.seed)
+            for task in task_names(stage.expression)
+        }
+
+    def test_examples(self, tasks: Sequence[str]) -> dict[str, tuple[Example, ...]]:
+        """What tasks are scored on."""
+        chosen = self.recipe.evaluate.data
+        return {task: self.data[chosen.get(task, task)].test for task in tasks}
+
+    def train_examples(self) -> dict[str, tuple[Example, ...]]:
+        """What each task learned from last, by task: baselines get the same."""
+        found: dict[str, tuple[Example, ...]] = {}
+        for stage in self.recipe.train:
+            found.update(self.stage_examples(stage))
+        return found
+
+
+def task_names(text: str) -> list[str]:
+    """The tasks of a checked expression."""
+    return [task for task in tasks_of(as_expression(text)) if task is not None]
+
+
+def single_plans(plan: RunnablePlan) -> dict[str, RunnablePlan]:
+    """A plan of its own for each branch of a plan, under the name of its task."""
+    return {
+        str(branch.task): plan.model.plan(Parallel({str(branch.task): branch.expression}))
+        for branch in branches(plan.expression)
+    }
+
+
+def build(recipe: Recipe, document: Document) -> Experiment:
+    """Reads the data and makes the model.
+
+    Raises:
+        ComposeError: at its place in the recipe, whatever does not exist or fit: a data file, the
+            backbone, an option, a layer.
+    """
+    folder = Path(document.source).parent
+    data = read_sources(recipe, folder, _needed(recipe))
+    with located(document, ("backbone", "name")):
+        model = load_backbone(recipe)
+    torch.manual_seed(recipe.seed)
+    for name, adapter in recipe.adapters.items():
+        with located(document, ("adapters", name)):
+            model.add_adapter(name, adapter.method, **adapter.options)
+    for name, fusion in recipe.fusions.items():
+        with located(document, ("fusions", name)):
+            model.add_fusion(fusion_block(name, fusion.expression), fusion.kind, **fusion.options)
+    for name, head in recipe.heads.items():
+        labels = labels_of(recipe, data, name)
+        with located(document, ("heads", name)):
+            model.add_head(name, head.kind, **head.options, **({"labels": labels} if labels else {}))
+    experiment = Experiment(recipe, document, data, model)
+    for path, text in expressions(recipe):
+        experiment.plan(path, text)  # what cannot be compiled is said before anything is trained
+    curve = recipe.evaluate.drop_curve
+    if curve is not None:
+        with located(document, ("evaluate", "drop_curve", "first")):
+            for first in curve.first:
+                model.plan(Drop(as_expression(curve.expression), first=first))
+    return experiment
+
+
+def load_backbone(recipe: Recipe) -> Model:
+    """The backbone of a recipe, in evaluation mode."""
+    options: dict[str, Any] = {}
+    if recipe.backbone.dtype is not None:
+        options["dtype"] = getattr(torch, recipe.backbone.dtype)
+    model = load(recipe.backbone.name, **options)
+    if model.tokenizer is None:
+        raise BackboneError(f"the backbone '{recipe.backbone.name}' has no tokenizer, which recipes need")
+    model.eval()
+    return model
+
+
+def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
+    """Every expression of a recipe that is run, with its place."""
+    for index, stage in enumerate(recipe.train):
+        yield ("train", index, "expression"), stage.expression
+    for name, text in recipe.evaluate.expressions.items():
+        yield ("evaluate", "expressions", name), text
+    if recipe.evaluate.drop_curve is not None:
+        yield ("evaluate", "drop_curve", "expression"), recipe.evaluate.drop_curve.expression
+    if recipe.predict is not None:
+        yield ("predict", "expression"), recipe.predict.expression
+
+
+def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
+    """The labels of a head: its own, else those that its data has; None for kinds without labels."""
+    head = recipe.heads[name]
+    if head.labels is not None or head.kind in ("regression", "causal_lm"):
+        return head.labels
+    sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
+    source = data.get((sources or [name])[0])
+    return source.labels() if source else None
+
+
+def _needed(recipe: Recipe) -> set[str]:
+    """The sources that stages and scores read."""
+    found = set()
+    for stage in recipe.train:
+        found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
+    curve = recipe.evaluate.drop_curve
+    evaluated = [*recipe.evaluate.expressions.values(), *([curve.expression] if curve else [])]
+    for text in evaluated:
+        found |= {recipe.evaluate.data.get(task, task) for task in task_names(text)}
+    return found
+
+
+@contextmanager
+def located(document: Document, path: KeyPath) -> Iterator[None]:
+    """Errors of what happens inside get their place in the recipe."""
+    try:
+        yield
+    except ComposeError as error:
+        raise RecipeError([_placed(document, path, problem) for problem in error.problems]) from error
+
+
+def _placed(document: Document, path: KeyPath, problem: Problem) -> Problem:
+    """A problem at its place: at the option that it names, if it names one that the recipe has."""
+    words = re.findall(r"\w+", f"{problem.where} {problem.what}")
+    option = next((word for word in words if (*path, word) in document.values), None)
+    place = document.place((*path, option) if option else path)
+    return replace(problem, where=f"{place}: {problem.where}" if problem.where else str(place))

@@ -1,0 +1,196 @@
+"""What a run measures: scores, baselines, the drop curve, where fusions look, and what one pass saves."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compose.dsl import Drop, Fuse, fuses, leaves, own_name, to_text
+from compose.recipes.experiment import Experiment, single_plans, task_names
+from compose.recipes.schema import Compare, DropCurve
+from compose.runtime.runnable import RunnablePlan
+from compose.runtime.texts import batch_of
+from compose.train.evaluate import Scores, evaluate, kind_of
+from compose.train.head_only import head_only
+from compose.train.metrics import MAIN
+from compose.train.rows import encode_inputs
+from compose.train.tfidf import tfidf
+
+SPEED_ROWS = 32
+SPEED_REPEATS = 5
+
+BASELINES = {"head_only": "head only", "tfidf": "TF-IDF"}
+"""What reports call the baselines."""
+
+
+def main_metrics(experiment: Experiment, tasks: Iterable[str]) -> dict[str, str]:
+    """For each task the one score that means are made of."""
+    return {task: MAIN[kind_of(experiment.model.heads[task])] for task in tasks}
+
+
+def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
+    """The mean over tasks of each one's main score."""
+    return statistics.fmean(scores[task][metric] for task, metric in main_metrics(experiment, scores).items())
+
+
+def score_systems(experiment: Experiment) -> dict[str, dict[str, Scores]]:
+    """The scores of the recipe's expressions and baselines: by system, then task."""
+    wanted = experiment.recipe.evaluate
+    found = {}
+    for name, text in wanted.expressions.items():
+        plan = experiment.plan(("evaluate", "expressions", name), text)
+        found[name] = evaluate(plan, experiment.test_examples(task_names(text)), wanted.batch_size)
+    train = experiment.train_examples()
+    tasks = [task for task in dict.fromkeys(t for scores in found.values() for t in scores) if task in train]
+    for baseline in wanted.baselines:
+        found[BASELINES[baseline]] = {task: _baseline(experiment, baseline, task, train[task]) for task in tasks}
+    return found
+
+
+def _baseline(experiment: Experiment, baseline: str, task: str, train: Sequence[Any]) -> Scores:
+    head = experiment.model.heads[task]
+    test = experiment.test_examples([task])[task]
+    if baseline == "tfidf":
+        return tfidf(kind_of(head), train, test)
+    return head_only(experiment.model, head.config, train, test, experiment.recipe.seed)
+
+
+def drop_curve(experiment: Experiment, curve: DropCurve) -> list[dict[str, Any]]:
+    """Scores, time and FLOPs as adapters are dropped from more and more of the first layers."""
+    base = experiment.plan(("evaluate", "drop_curve", "expression"), curve.expression)
+    examples = experiment.test_examples(task_names(curve.expression))
+    plans = {first: experiment.model.plan(Drop(base.expression, first=first)) for first in curve.first}
+    inputs = [example.input for example in next(iter(examples.values()))]
+    batch, tokens = _batch(experiment, inputs, SPEED_ROWS)
+    seconds = timed([partial(plan, **batch) for plan in plans.values()], SPEED_REPEATS)
+    found = []
+    for (first, plan), took in zip(plans.items(), seconds, strict=True):
+        scores = evaluate(plan, examples, experiment.recipe.evaluate.batch_size)
+        found.append(
+            {
+                "first": first,
+                "scores": scores,
+                "mean": mean_score(experiment, scores),
+                "milliseconds": 1000 * took,
+                "flops": plan.explain(rows=SPEED_ROWS, tokens=tokens).flops,
+            }
+        )
+    return found
+
+
+def fusion_attention(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Where each fusion looks: the mean weight of its candidates over all test tokens, by layer and site."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, text in experiment.recipe.evaluate.expressions.items():
+        plan = experiment.plan(("evaluate", "expressions", name), text)
+        for task, single in single_plans(plan).items():
+            for fuse in fuses(single.expression):
+                if own_name(fuse) not in found:
+                    inputs = [example.input for example in experiment.test_examples([task])[task]]
+                    found[own_name(fuse) or ""] = _attention(experiment, single, fuse, inputs)
+    return found
+
+
+def _attention(experiment: Experiment, plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[str, Any]:
+    sums: dict[tuple[int, str], Tensor] = {}
+    count = 0
+    for start in range(0, len(inputs), SPEED_ROWS):
+        batch, _ = _batch(experiment, inputs[start : start + SPEED_ROWS], None)
+        mask = batch["attention_mask"].bool()
+        count += int(mask.sum())
+        weights = plan.fusion_attention(**batch)[own_name(fuse) or ""]
+        for layer, sites in weights.items():
+            for site, values in sites.items():
+                # A fusion that stands twice in a branch answers for the batch twice.
+                block = values.reshape(-1, *mask.shape, values.shape[-1]).mean(0)
+                total = block[mask].double().sum(0)
+                sums[layer, site] = sums.get((layer, site), torch.zeros_like(total)) + total
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": layer,
+            "site": site,
+            "weights": dict(zip(_candidates(experiment, fuse, layer, site), (total / count).tolist(), strict=True)),
+        }
+        for (layer, site), total in sorted(sums.items())
+    ]
+    names = dict.fromkeys(name for row in rows for name in row["weights"])
+    mean = {name: statistics.fmean(row["weights"].get(name, 0.0) for row in rows) for name in names}
+    return {"expression": to_text(fuse), "rows": rows, "mean": mean}
+
+
+def _candidates(experiment: Experiment, fuse: Fuse, layer: int, site: str) -> list[str]:
+    """The children with weights at a site; None is one everywhere."""
+    names: list[str] = []
+    for child in fuse.children:
+        specs = [experiment.model.adapters[name].spec for name in leaves(child)]
+        if child is None or any((layer, site) in spec.by_site for spec in specs):
+            name = own_name(child) or to_text(child)
+            names.append(name if name not in names else f"{name} ({len(names)})")
+    return names
+
+
+def compare_passes(
+    experiment: Experiment, plan: RunnablePlan, texts: Sequence[str], compare: Compare
+) -> list[dict[str, Any]]:
+    """One pass for all tasks against a pass for each: time, FLOPs and how far the answers are apart."""
+    singles = single_plans(plan)
+    found = []
+    for count in compare.messages:
+        inputs = [texts[index % len(texts)] for index in range(count)]
+        batch, tokens = _batch(experiment, inputs, None)
+
+        def separate(batch: dict[str, Any] = batch) -> dict[str, Any]:
+            return {task: single(**batch)[task].logits for task, single in singles.items()}
+
+        def together(batch: dict[str, Any] = batch) -> dict[str, Any]:
+            return {str(task): output.logits for task, output in plan(**batch).items()}
+
+        one, several = timed([together, separate], compare.repeats)
+        explained = plan.explain(rows=count, tokens=tokens)
+        with torch.no_grad():
+            a, b = together(), separate()
+        mask = batch["attention_mask"].bool()
+        found.append(
+            {
+                "messages": count,
+                "tokens": tokens,
+                "one_pass": {"milliseconds": 1000 * one, "flops": explained.flops},
+                "separate": {"milliseconds": 1000 * several, "flops": explained.separate_flops},
+                "largest_difference": max(_difference(a[task], b[task], mask) for task in singles),
+            }
+        )
+    return found
+
+
+def _difference(a: Tensor, b: Tensor, mask: Tensor) -> float:
+    """The largest difference of logits; those of padding say nothing."""
+    gap = (a - b).abs()
+    return float((gap[mask] if gap.dim() == 3 and gap.shape[:2] == mask.shape else gap).max())
+
+
+def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The median time of each call in seconds; they take turns, so that other work on the machine is shared."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    with torch.no_grad():
+        for turn in range(repeats + 1):
+            for call, taken in zip(calls, seconds, strict=True):
+                start = time.perf_counter()
+                call()
+                if turn:  # the first compiles and warms up
+                    taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in seconds]
+
+
+def _batch(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
+    """Inputs as a batch, repeated to some number of rows, and how many tokens wide it is."""
+    items = encode_inputs(experiment.model, inputs)
+    features = [item.rows[0].features for item in items]
+    features = features if rows is None else [features[index % len(features)] for index in range(rows)]
+    batch = batch_of(features, experiment.model.tokenizer, experiment.model.device)
+    return batch, int(batch["input_ids"].shape[1])

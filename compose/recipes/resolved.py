@@ -1,0 +1,62 @@
+"""A recipe as it was run: every default written out, read back to the same recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compose.recipes.loader import scalar
+from compose.recipes.schema import Jsonl, Recipe
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `loader` reads: no aliases, and quotes around every text that would read as a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    try:
+        plain = scalar(value) == value
+    except ValueError:
+        plain = False
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Recipe:
+    """The recipe with what it leaves open filled in.
+
+    Args:
+        recipe: the recipe.
+        folder: where its relative paths begin; they are made absolute.
+        labels: of each head that has labels.
+    """
+    data = {
+        name: source.model_copy(
+            update={
+                "train": str((folder / source.train).resolve()),
+                "test": str((folder / source.test).resolve()) if source.test else None,
+            }
+        )
+        if isinstance(source, Jsonl)
+        else source
+        for name, source in recipe.data.items()
+    }
+    heads = {
+        name: head.model_copy(update={"labels": labels.get(name, head.labels)}) for name, head in recipe.heads.items()
+    }
+    train = tuple(stage.model_copy(update={"learning_rate": stage.rate}) for stage in recipe.train)
+    return recipe.model_copy(update={"data": data, "heads": heads, "train": train})
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """A recipe's text; what is None is left out."""
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

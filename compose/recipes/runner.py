@@ -1,0 +1,210 @@
+"""Runs a recipe: data and model, the stages of training, what is measured, and the folder of results."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compose.recipes import measure
+from compose.recipes.console import Console, table
+from compose.recipes.experiment import Experiment, build, labels_of
+from compose.recipes.folder import RunFolder, check_replaceable
+from compose.recipes.report import write_report
+from compose.recipes.resolved import resolve, to_yaml
+from compose.recipes.schema import Recipe, Stage
+from compose.recipes.tables import answer_lines, compare_table, drop_table, score_table
+from compose.recipes.validate import read_recipe
+from compose.train.fit import Settings, fit
+from compose.train.rows import row_groups
+
+PLAN = "plan"
+"""The folder of the composition that `compose predict` answers with."""
+
+
+@dataclass
+class Results:
+    """What a run found out; `metrics.json` holds it."""
+
+    recipe: str
+    seed: int
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    main: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
+    drop_curve: list[dict[str, Any]] = field(default_factory=list)
+    fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
+    compare: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return dict(vars(self))
+
+
+def run(
+    path: Path,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Path:
+    """Runs a recipe.
+
+    Args:
+        path: its file.
+        overrides: `key=value` each, as `--set` gives them.
+        out: the folder for results, by default `runs/` and the recipe's name.
+        overwrite: whether the folder may hold another recipe's run, which then goes.
+        console: says what happens.
+
+    Returns:
+        The folder, complete.
+
+    Raises:
+        ComposeError: the recipe, its data or the backbone is not right.
+    """
+    console = console or Console()
+    document, recipe = read_recipe(path, overrides)
+    target = out or Path("runs") / recipe.name
+    check_replaceable(target, recipe.name, overwrite)
+    console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    experiment = build(recipe, document)
+    folder = RunFolder(target, recipe.name, overwrite)
+    folder.write_text("recipe.yaml", document.text)
+    labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
+    resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
+    folder.write_text("resolved.yaml", to_yaml(resolved))
+    console.say(str(experiment.model.summary()))
+    results = Results(recipe.name, recipe.seed)
+    for index, stage in enumerate(recipe.train):
+        results.stages.append(_train(experiment, stage, index, console))
+    _save(experiment, folder.path)
+    _measure(experiment, results, console)
+    _predict(experiment, results, console)
+    folder.write_json("metrics.json", results.to_dict())
+    write_report(folder, recipe, results.to_dict())
+    facts = {
+        "recipe": recipe.name,
+        "backbone": recipe.backbone.name,
+        "seed": recipe.seed,
+        "overrides": list(overrides),
+        "peak_memory_mib": _peak_memory(),
+    }
+    done = folder.finish(facts)
+    console.say(f"\nresults in {done} ({time.time() - folder.started:.0f} s): report.md, metrics.json, {PLAN}/")
+    return done
+
+
+def _train(experiment: Experiment, stage: Stage, index: int, console: Console) -> dict[str, Any]:
+    model = experiment.model
+    name = stage.name or f"stage {index + 1}"
+    console.heading(f"train {name}: {stage.expression}")
+    plan = experiment.plan(("train", index, "expression"), stage.expression)
+    trainable = model.train_only(
+        plan.expression, regime=stage.regime, last=stage.last, train_layer_norms=stage.train_layer_norms
+    )
+    examples = experiment.stage_examples(stage)
+    counts = {task: len(members) for task, members in examples.items()}
+    console.say(str(trainable))
+    console.say("examples: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
+    settings = Settings(
+        epochs=stage.epochs,
+        batch_size=stage.batch_size,
+        learning_rate=stage.rate,
+        weight_decay=stage.weight_decay,
+        warmup=stage.warmup,
+        seed=experiment.recipe.seed + index,
+        loss_weights=stage.loss_weights,
+    )
+    with console.training(name) as advance:
+        history = fit(model, plan, row_groups(model, examples), settings, advance)
+    model.requires_grad_(False)
+    console.say(f"loss {history.losses[0]:.3f} in the first epoch, {history.losses[-1]:.3f} in the last")
+    return {
+        "name": name,
+        "expression": stage.expression,
+        "regime": stage.regime,
+        "trained_parameters": trainable.count,
+        "parameters": trainable.total,
+        "examples": counts,
+        "epochs": stage.epochs,
+        "learning_rate": stage.rate,
+        "losses": list(history.losses),
+        "seconds": round(history.seconds, 2),
+    }
+
+
+def _measure(experiment: Experiment, results: Results, console: Console) -> None:
+    wanted = experiment.recipe.evaluate
+    if wanted.expressions:
+        console.heading("scores on the test part")
+        results.scores = measure.score_systems(experiment)
+        tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
+        results.main = measure.main_metrics(experiment, tasks)
+        results.means = {name: measure.mean_score(experiment, scores) for name, scores in results.scores.items()}
+        console.say(score_table(results.scores, results.main, results.means))
+    if wanted.drop_curve is not None:
+        console.heading("adapters dropped from the first layers")
+        results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve)
+        console.say(
+            drop_table(
+                results.drop_curve, results.main or measure.main_metrics(experiment, results.drop_curve[0]["scores"])
+            )
+        )
+    if wanted.fusion_attention:
+        results.fusion_attention = measure.fusion_attention(experiment)
+        for name, found in results.fusion_attention.items():
+            console.heading(f"where the fusion '{name}' looks")
+            console.say(table(["adapter", "weight"], [[adapter, f"{w:.2f}"] for adapter, w in found["mean"].items()]))
+
+
+def _predict(experiment: Experiment, results: Results, console: Console) -> None:
+    wanted = experiment.recipe.predict
+    if wanted is None or not wanted.texts:
+        return
+    plan = experiment.plan(("predict", "expression"), wanted.expression)
+    console.heading("new messages, all tasks in one pass")
+    answers = plan.predict(list(wanted.texts), truncate=True)
+    results.predictions = [
+        {"text": text, "answers": {str(task): found for task, found in answer.items()}}
+        for text, answer in zip(wanted.texts, answers, strict=True)
+    ]
+    for prediction in results.predictions:
+        console.say(answer_lines(prediction))
+    if wanted.compare is not None:
+        results.compare = measure.compare_passes(experiment, plan, wanted.texts, wanted.compare)
+        console.heading("one pass against a pass for each task")
+        console.say(compare_table(results.compare))
+
+
+def _save(experiment: Experiment, folder: Path) -> None:
+    """Writes every adapter, fusion and head, and the composition that answers."""
+    model, recipe = experiment.model, experiment.recipe
+    for name in recipe.adapters:
+        model.save_adapter(name, folder / "adapters" / name)
+    for name in recipe.fusions:
+        model.save_fusion(name, folder / "fusions" / name)
+    for name in recipe.heads:
+        model.save_head(name, folder / "heads" / name)
+    text = _answering(recipe)
+    if text is not None:
+        model.plan(text).save(folder / PLAN)
+
+
+def _answering(recipe: Recipe) -> str | None:
+    """The expression that a run answers with: that of `predict`, else the first that is evaluated, or trained."""
+    if recipe.predict is not None:
+        return recipe.predict.expression
+    evaluated = [*recipe.evaluate.expressions.values(), *(stage.expression for stage in reversed(recipe.train))]
+    return evaluated[0] if evaluated else None
+
+
+def _peak_memory() -> int:
+    """The most memory that the process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1 << 20) if sys.platform == "darwin" else peak // 1024

@@ -1,0 +1,90 @@
+"""Results as tables and lines, for the terminal and the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compose.recipes.console import table
+
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def score_table(scores: Scores, main: Mapping[str, str], means: Mapping[str, float]) -> str:
+    """The main score of each task by each system, and the means."""
+    systems = list(scores)
+    rows = [
+        [f"{task} ({metric})", *(_percent(scores[system].get(task, {}).get(metric)) for system in systems)]
+        for task, metric in main.items()
+    ]
+    rows.append(["mean", *(_percent(means[system]) for system in systems)])
+    return table(["task", *systems], rows)
+
+
+def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> str:
+    """Scores and speed by the number of first layers without adapters."""
+    tasks = list(curve[0]["scores"])
+    rows = [
+        [
+            f"{point['first']}",
+            *(_percent(point["scores"][task][main[task]]) for task in tasks),
+            _percent(point["mean"]),
+            f"{point['milliseconds']:.0f}",
+            gigaflops(point["flops"]),
+        ]
+        for point in curve
+    ]
+    return table(["first layers dropped", *tasks, "mean", "ms", "GFLOPs"], rows)
+
+
+def compare_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Time and FLOPs of one pass and of a pass for each task."""
+    rows = []
+    for row in found:
+        one, several = row["one_pass"], row["separate"]
+        rows.append(
+            [
+                f"{row['messages']}",
+                f"{one['milliseconds']:.1f}",
+                f"{several['milliseconds']:.1f}",
+                f"{several['milliseconds'] / one['milliseconds']:.2f} x",
+                gigaflops(one["flops"]),
+                gigaflops(several["flops"]),
+                f"{several['flops'] / one['flops']:.2f} x",
+                f"{row['largest_difference']:.0e}",
+            ]
+        )
+    header = ["messages", "one pass, ms", "separate, ms", "faster"]
+    header += ["one pass, GFLOPs", "separate, GFLOPs", "fewer", "difference"]
+    return table(header, rows)
+
+
+def answer_lines(prediction: Mapping[str, Any]) -> str:
+    """A message and what each task says of it."""
+    lines = [prediction["text"]]
+    lines += [f"  {task}: {told(answer)}" for task, answer in prediction["answers"].items()]
+    return "\n".join(lines)
+
+
+def told(answer: Mapping[str, Any]) -> str:
+    """One task's answer in words."""
+    if "label" in answer:
+        return f"{answer['label']} ({_percent(answer['probability'])})"
+    if "labels" in answer:
+        return ", ".join(answer["labels"]) or "none"
+    if "entities" in answer:
+        return ", ".join(f"{found['text']} ({found['type']})" for found in answer["entities"]) or "none"
+    return ", ".join(f"{key} {value}" for key, value in answer.items())
+
+
+def gigaflops(flops: float) -> str:
+    """FLOPs in units of 10^9.
+
+    >>> gigaflops(12_345_678_901)
+    '12.35'
+    """
+    return f"{flops / 1e9:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,1 @@
+"""Training and scoring: data, the loop, metrics, baselines."""

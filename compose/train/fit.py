@@ -1,0 +1,193 @@
+"""A plain training loop: AdamW, a rate that warms up and falls, the same result for the same seed."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compose.dsl import fuses, own_name
+from compose.errors import ConfigError, InputError
+from compose.train.collator import TaskCollator
+from compose.train.rows import RowGroup
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+    from compose.runtime.runnable import RunnablePlan
+
+OnStep = Callable[[int, int, float], None]
+"""Told after each step: steps done, steps in all, the loss."""
+
+MAX_NORM = 1.0
+"""Gradients are cut to this norm."""
+
+POOL = 8
+"""Batches within which rows are sorted by length."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Args:
+        epochs: times that every row is seen.
+        batch_size: rows of a step.
+        learning_rate: at its highest.
+        weight_decay: of matrices, but for fusions' value matrices; biases and norms have none.
+        warmup: share of the steps over which the learning rate rises; then it falls to 0.
+        seed: of the order of rows, and of dropout.
+        loss_weights: weight of a task's loss, 1 by default.
+    """
+
+    epochs: int = 3
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    seed: int = 42
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class History:
+    """How training went.
+
+    Args:
+        losses: the mean loss of each epoch.
+        steps: number of steps.
+        seconds: time taken.
+    """
+
+    losses: tuple[float, ...]
+    steps: int
+    seconds: float
+
+
+def fit(
+    model: Model,
+    plan: RunnablePlan,
+    groups: Sequence[RowGroup],
+    settings: Settings,
+    on_step: OnStep | None = None,
+) -> History:
+    """Trains whatever of a model asks for gradients; `model.train_only` says what.
+
+    Args:
+        model: the model.
+        plan: what to run.
+        groups: the rows, by the tasks they have labels of. Steps of several groups alternate in
+            random order, each group as often as its size says.
+        settings: how to train.
+        on_step: told after each step.
+
+    Returns:
+        How it went.
+
+    Raises:
+        ConfigError: nothing asks for gradients.
+        InputError: a loss that is not finite.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
+    torch.manual_seed(settings.seed)
+    model.drop_generator.seed(settings.seed)
+    order = random.Random(settings.seed)
+    optimizer = _optimizer(model, trained, settings)
+    heads = dict(model.heads.items())
+    collators = [TaskCollator(model.tokenizer, heads, tasks=group.tasks) for group in groups]
+    per_epoch = sum(math.ceil(len(group.rows) / settings.batch_size) for group in groups)
+    total = per_epoch * settings.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(total, settings.warmup))
+    model.train()
+    losses: list[float] = []
+    start, done = time.perf_counter(), 0
+    for _ in range(settings.epochs):
+        summed = 0.0
+        for index, rows in _batches(groups, settings.batch_size, order):
+            loss = _loss(model, plan, collators[index](rows), groups[index].tasks, settings)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the loss is {value} at step {done + 1}, so training stopped",
+                    hint="a lower learning rate",
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, MAX_NORM)
+            optimizer.step()
+            schedule.step()
+            summed, done = summed + value, done + 1
+            if on_step is not None:
+                on_step(done, total, value)
+        losses.append(summed / per_epoch)
+    model.eval()
+    return History(tuple(losses), done, time.perf_counter() - start)
+
+
+def _optimizer(model: Model, trained: Sequence[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    """AdamW; what does not decay: biases, norms, and value matrices that are drawn to the identity instead."""
+    drawn = {
+        id(part.value.weight)
+        for _, fusion in model.fusions.items()
+        for part in fusion.parts.values()
+        if fusion.config.value and fusion.config.regularization
+    }
+    matrices = [parameter for parameter in trained if parameter.dim() > 1 and id(parameter) not in drawn]
+    others = [parameter for parameter in trained if parameter.dim() <= 1 or id(parameter) in drawn]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _rise_and_fall(total: int, warmup: float) -> Callable[[int], float]:
+    rising = max(1, round(total * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return max(0.0, (total - step) / max(1, total - rising))
+
+    return factor
+
+
+def _batches(groups: Sequence[RowGroup], size: int, order: random.Random) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The batches of an epoch in random order, each with the index of its group.
+
+    Rows are drawn at random in pools of some batches and sorted by length within each pool, so that
+    a batch has rows of about one length and little padding.
+    """
+    batches = []
+    for index, group in enumerate(groups):
+        places = list(range(len(group.rows)))
+        order.shuffle(places)
+        for start in range(0, len(places), POOL * size):
+            pool = places[start : start + POOL * size]
+            pool.sort(key=lambda place: len(group.rows[place]["input_ids"]))
+            batches += [(index, pool[begin : begin + size]) for begin in range(0, len(pool), size)]
+    order.shuffle(batches)
+    for index, chosen in batches:
+        yield index, [groups[index].rows[place] for place in chosen]
+
+
+def _loss(model: Model, plan: RunnablePlan, batch: dict[str, Any], tasks: Sequence[str], settings: Settings) -> Tensor:
+    labels = batch.pop("labels")
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    weights: dict[str | int, float] = {
+        task: settings.loss_weights[task] for task in tasks if task in settings.loss_weights
+    }
+    loss = plan(**inputs, labels=labels, tasks=list(tasks), loss_weights=weights).loss
+    assert loss is not None  # every row has labels
+    for name in dict.fromkeys(own_name(fuse) or "" for fuse in fuses(plan.expression)):
+        fusion = model.fusions[name]
+        if any(parameter.requires_grad for parameter in fusion.parameters()):
+            loss = loss + fusion.regularization_loss()
+    return loss

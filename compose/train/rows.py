@@ -1,0 +1,76 @@
+"""Examples as rows for a backbone, with labels by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compose.heads.spans import bio_tags, spread
+from compose.heads.spec import IGNORED
+from compose.runtime.texts import Item, check, encode, longest
+from compose.train.data import Example, Input
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows that several tasks have labels of, so that one pass trains them all.
+
+    Args:
+        tasks: the tasks.
+        rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
+    """
+
+    tasks: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+
+def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
+    """The examples of several tasks as rows; tasks over the same inputs share theirs.
+
+    Inputs that are longer than the backbone takes are cut.
+
+    Args:
+        model: the backbone with its tokenizer.
+        examples: by task.
+    """
+    by_inputs: dict[tuple[Any, ...], list[str]] = {}
+    for task, members in examples.items():
+        key = tuple(_hashable(example.input) for example in members)
+        by_inputs.setdefault(key, []).append(task)
+    groups = []
+    for tasks in by_inputs.values():
+        items = encode_inputs(model, [example.input for example in examples[tasks[0]]])
+        rows = []
+        for index, item in enumerate(items):
+            labels = {task: row_label(examples[task][index], item) for task in tasks}
+            rows.append({**item.rows[0].features, "labels": labels})
+        groups.append(RowGroup(tuple(tasks), tuple(rows)))
+    return tuple(groups)
+
+
+def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
+    """Inputs as items of one row each, cut to what the backbone takes."""
+    limit = longest(model.tokenizer, model.backbone)
+    return encode(model.tokenizer, check(list(inputs)), limit, truncate=True, words=model.tokenizer.is_fast)
+
+
+def row_label(example: Example, item: Item) -> Any:
+    """An example's label for its row: as it is, or for each token its word's tag."""
+    target = example.target
+    if not isinstance(target, tuple):
+        return target
+    if isinstance(example.input, list):
+        tags: Sequence[str] = target
+    elif all(isinstance(span, tuple) for span in target):
+        tags = bio_tags(item.source.words, target)
+    else:
+        return list(target)
+    return spread(item.rows[0].words, tags, IGNORED)
+
+
+def _hashable(given: Input) -> Any:
+    return tuple(given) if isinstance(given, list) else (given,) if isinstance(given, str) else given

@@ -1,0 +1,172 @@
+"""Recipes that are wrong: each mistake is told with its place, its line and what is legal."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compose.errors import RecipeError
+from tests.recipes.small import SMALL, changed, error_of, read
+
+
+def test_the_small_recipe_is_valid() -> None:
+    recipe = read(SMALL)
+    assert recipe.backbone.name == "minilm"
+    assert recipe.train[0].rate == 5e-4
+    assert recipe.adapters["topic"].options == {"reduction_factor": 8}
+
+
+def test_learning_rates_depend_on_the_regime() -> None:
+    stages = '  - {expression: topic}\n  - {expression: \'Fuse("topic", "entities", name="topic")\', regime: fusion}\n'
+    recipe = read(changed("  - {expression: topic, epochs: 2, learning_rate: 5e-4}\n", stages))
+    assert [stage.rate for stage in recipe.train] == [1e-4, 5e-5]
+
+
+# what is replaced, by what, where the error is, and what it says
+WRONG = [
+    ("recipe: 1\n", "", "r.yaml:1:1", "'recipe' is missing"),
+    ("recipe: 1", "recipe: 2", "r.yaml:1:9", "recipe must be 1, not 2"),
+    ("name: small", "name: ../small", "r.yaml:2:7", "not a legal name"),
+    ("name: small", "name: 5", "r.yaml:2:7", "name must be text, not 5"),
+    ("backbone: minilm", "backbone:", "r.yaml:3:10", "backbone must be a mapping, not nothing"),
+    ("backbone: minilm", "backbone: {nam: minilm}", "r.yaml:3:12", "'name'"),
+    ("backbone: minilm", "backbone: [minilm]", "r.yaml:3:11", "must be a mapping, not a list"),
+    ("heads:\n", "haeds:\n", "r.yaml:10:1", "legal: 'heads'"),
+    ("epochs: 2", "epocs: 2", "r.yaml:16:25", "legal: 'epochs'"),
+    ("epochs: 2", "epochs: 2.5", "r.yaml:16:33", "must be a whole number, not 2.5"),
+    ("epochs: 2", "epochs: 0", "r.yaml:16:33", "greater than or equal to 1"),
+    ("epochs: 2", "epochs: true", "r.yaml:16:33", "must be a whole number, not true"),
+    ("learning_rate: 5e-4", "lr: 5e-4", "r.yaml:16:36", "'learning_rate' is what it is called here"),
+    ("learning_rate: 5e-4", 'learning_rate: "5e-4"', "r.yaml:16:51", "must be a number, not '5e-4'"),
+    ("learning_rate: 5e-4", "learning_rate: -1", "r.yaml:16:51", "greater than 0"),
+    ("learning_rate: 5e-4", "reduction_factor: 8", "r.yaml:16:36", "unknown key"),
+    ("learning_rate: 5e-4", "texts: [a]", "r.yaml:16:36", "'texts' belongs in predict"),
+    ("learning_rate: 5e-4", "regime: adapter", "r.yaml:16:44", "legal: 'adapters'"),
+    ("learning_rate: 5e-4", "regime: fusion", "r.yaml:16:44", "no Fuse"),
+    ("learning_rate: 5e-4", "data: {tone: topic}", "r.yaml:16:43", "no task 'tone'"),
+    ("learning_rate: 5e-4", "data: {topic: topics}", "r.yaml:16:50", "legal: 'topic'"),
+    ("learning_rate: 5e-4", "data: {topic: entities}", "r.yaml:16:50", "learns from label"),
+    ("learning_rate: 5e-4", "loss_weights: {tone: 2}", "r.yaml:16:51", "no task 'tone'"),
+    ("{expression: topic, epochs: 2", "{expression: topik, epochs: 2", "r.yaml:16:18", "no adapter 'topik'"),
+    ("{expression: topic, epochs: 2", "{expression: None, epochs: 2", "r.yaml:16:18", "without a name"),
+    ("{expression: topic, epochs: 2", "{expression: 'Stack(\"topic\"', epochs: 2", "r.yaml:16:24", "not an expression"),
+    ("{expression: topic, epochs: 2", "{expression: 'Stak(\"topic\")', epochs: 2", "r.yaml:16:19", "'Stack'"),
+    ('Parallel("topic", "entities")', 'Parallel("topic", x="entities")', "r.yaml:18:41", "task 'x' has no head"),
+    ('Parallel("topic", "entities")', 'Parallel("topic", "entitis")', "r.yaml:18:41", "legal: 'entities'"),
+    ('Parallel("topic", "entities")', 'Fuse("topic", "entities")', "r.yaml:18", "no fusion 'topic,entities'"),
+    ('Parallel("topic", "entities")', '__import__("os")', "r.yaml:18:23", "no block is called '__import__'"),
+    ("method: seq_bn", "metod: seq_bn", "r.yaml:8:3", "'method' is missing"),
+    ("method: seq_bn", "method: seq_nb", "r.yaml:8:19", "legal: 'seq_bn'"),
+    ("reduction_factor: 8", "reduction_facto: 8", "r.yaml:8:27", "legal: 'reduction_factor'"),
+    ("reduction_factor: 8", "reduction_factor: -1", "r.yaml:8:45", "reduction_factor must be"),
+    ("r: 4", "r: four", "r.yaml:9:31", "r must be a whole number"),
+    ("pooling: mean", "pooling: average", "r.yaml:11:42", "pooling='average' is not legal"),
+    ("pooling: mean", "labels: [a, a]", "r.yaml:11:41", "each name may occur once"),
+    ("pooling: mean", "labels: [a]", "r.yaml:11", "one label leaves nothing to choose"),
+    ("pooling: mean", "labels: []", "r.yaml:11:41", "at least one name"),
+    ("pooling: mean", "labels: [1, 2]", "r.yaml:11:41", "every name is a text"),
+    ("kind: tagging", "kind: taging", "r.yaml:12:20", "legal: 'tagging'"),
+    ("kind: tagging", "kind: classification", "r.yaml:18", "learns from label, but data.entities has entities"),
+    ('Fuse("topic", "entities")', 'Stack("topic", "entities")', "r.yaml:14:23", "is a Fuse"),
+    ('Fuse("topic", "entities")', 'Fuse("topic", "b", name="c")', "r.yaml:14:23", "listed as 'topic'"),
+    ('Fuse("topic", "entities")', 'Fuse("topic", "b")', "r.yaml:14:38", "no adapter 'b'"),
+    ("messages, label: topic", "mesages, label: topic", "r.yaml:5:32", "legal: 'messages'"),
+    ("label: topic", "label: topics", "r.yaml:5:49", "no column 'topics'"),
+    ("label: topic", "labels: topic", "r.yaml:5:42", "legal: 'label'"),
+    (", label: topic", "", "r.yaml:5:3", "needs one of label, entities and tags; it has none"),
+    ("label: topic", "label: topic, entities: entities", "r.yaml:5:3", "it has label and entities"),
+    ("label: topic", "tags: topic", "r.yaml:5:3", "tags and tokens belong together"),
+    ("kind: bundled, name: messages, label", "name: messages, label", "r.yaml:5:3", "'kind' is missing"),
+    ("kind: bundled, name: messages, label", "kind: hub, name: messages, label", "r.yaml:5:17", "'bundled'"),
+    ("kind: bundled, name: messages, label", "kind: jsonl, train: no.jsonl, label", "r.yaml:5:31", "cannot be read"),
+    ("first: [0, 1]", "first: []", "r.yaml:19:42", "first must not be empty"),
+    ("first: [0, 1]", "first: [0, -1]", "r.yaml:19:46", "evaluate.drop_curve.first.1"),
+    ("first: [0, 1]", "first: 1", "r.yaml:19:42", "must be a list, not 1"),
+    ("texts: [Where is it]", "texts: Where is it", "r.yaml:22:10", "must be a list, not 'Where"),
+    ("texts: [Where is it]", "texts: [5]", "r.yaml:22:11", "must be text, not 5"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "where", "what"), WRONG, ids=[f"{w[3]} {w[1]}"[:60] for w in WRONG])
+def test_mistakes_are_told_with_their_place(old: str, new: str, where: str, what: str) -> None:
+    found = error_of(changed(old, new))
+    assert what in found
+    assert any(line.startswith((f"{where}:", f"{where} ")) for line in found.splitlines()), found
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    text = changed("epochs: 2", "epochs: x").replace("name: small", "nam: small").replace("first: [0, 1]", "first: 0")
+    found = error_of(text)
+    assert {"r.yaml:1:1", "r.yaml:2:1", "r.yaml:16:33", "r.yaml:19:42"} <= {
+        line.split(": ")[0] for line in found.splitlines()
+    }
+
+
+def test_the_line_of_an_expression_is_marked_at_the_name() -> None:
+    found = error_of(changed('Parallel("topic", "entities")', 'Parallel("topic", "entitis")'))
+    lines = found.splitlines()
+    shown = next(index for index, line in enumerate(lines) if "entitis" in line and line.startswith("  | "))
+    assert lines[shown + 1].index("^") == lines[shown].index('"entitis"')
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "text", "- a", "true"])
+def test_a_recipe_is_a_mapping(text: str) -> None:
+    assert "r.yaml:1:1: a recipe is a mapping" in error_of(text)
+
+
+def test_overrides_are_read_like_the_recipe() -> None:
+    recipe = read(
+        SMALL,
+        "train.0.learning_rate=5e-5",
+        "adapters.topic.reduction_factor=4",
+        "evaluate.drop_curve.first=[0, 2]",
+        "seed=3",
+        "report.plots=false",
+        "data.topic.sample.train=20",
+    )
+    assert recipe.train[0].learning_rate == 5e-5
+    assert recipe.adapters["topic"].options == {"reduction_factor": 4}
+    assert recipe.evaluate.drop_curve is not None and recipe.evaluate.drop_curve.first == (0, 2)
+    assert recipe.seed == 3 and not recipe.report.plots
+    assert recipe.data["topic"].sample.train == 20
+
+
+def test_names_with_dots_are_found() -> None:
+    text = SMALL.replace("topic", "to.pic").replace("label: to.pic", "label: topic")
+    assert read(text, "adapters.to.pic.reduction_factor=4").adapters["to.pic"].options == {"reduction_factor": 4}
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("train.0.epocs=3", "unknown key 'epocs' in train.0"),
+        ("train.0.epochs=x", "train.0.epochs must be a whole number, not 'x'"),
+        ("nonsense", "not an override"),
+        ("=5", "not an override"),
+        ("train.7.epochs=3", "train is a list: '7' is none of 0 to 0"),
+        ("train.x.epochs=3", "'x' is none of 0 to 0"),
+        ("name.x=3", "name is a single value"),
+        ("seed=[1", "the value cannot be read"),
+        ("seed=&a 1", "the value cannot be read"),
+        ("seed=.nan", "the value cannot be read"),
+        ("wrong=1", "unknown key 'wrong'"),
+    ],
+)
+def test_wrong_overrides_are_named(override: str, what: str) -> None:
+    found = error_of(SMALL, override)
+    assert what in found and f"--set {override}" in found
+
+
+@given(st.data())
+def test_mutations_are_valid_or_refused_with_a_place(data: st.DataObject) -> None:
+    text = SMALL
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = min(len(text), start + data.draw(st.integers(0, 12)))
+        piece = data.draw(st.text(st.sampled_from("ab01:-[]{},\"'#&*!|\n .()"), max_size=8))
+        text = text[:start] + piece + text[end:]
+    try:
+        read(text)
+    except RecipeError as error:
+        assert all(problem.where.startswith("r.yaml") for problem in error.problems)

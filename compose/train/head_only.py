@@ -23,7 +23,7 @@ from compose.train.evaluate import Scores, score_task
 from compose.train.rows import encode_inputs, row_label
 
 if TYPE_CHECKING:
-from compose.runtime.model import Model
+    from compose.runtime.model import Model
 
 States = dict[tuple[int, ...], Tensor]
 """The frozen backbone's states of an input, by its tokens."""

@@ -24,7 +24,7 @@ from tests import tiny
 from tests.laws.worlds import LAYERS, batch, planned, settings_of, states, world
 
 ARCHITECTURES = ("bert", "gpt2", "t5", "vit")
-SOME = settings(max_examples=max(1, settings().max_examples // 6))  # these write, read and sync files
+SOME = settings(max_examples=max(1, settings().max_examples // 8))  # these write, read and sync files
 names = st.from_regex(NAME, fullmatch=True).filter(lambda name: name_problem(name, "adapter") is None)
 flags = st.booleans()
 

@@ -158,7 +158,7 @@ def test_half_of_an_encoder_decoder_is_refused() -> None:
 def test_deepcopy_is_independent() -> None:
     model = with_adapters()
     model.add_head("a", labels=2)
-    model.activate(Parallel("a", a=Stack("a", "b")).children[0])
+    model.activate("a")
     model.train_only("a", "last_layers")
     twin = copy.deepcopy(model)
     inputs = tiny.inputs(padded=True)

@@ -25,9 +25,7 @@ EVERYTHING = Parallel(
     average=Average("a", "b", weights=[1, 3]),
 )
 SINGLE = (
-    "a",
     Fuse("a", Stack("b", "c"), name="f"),
-    Stack("a", "lora"),
     Drop("b", first=1),
     Average("a", "b"),
     BatchSplit("a", "b", sizes=[2, 1]),
@@ -66,13 +64,11 @@ def states(call: Any, inputs: dict[str, Tensor]) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layers", "backend"), [("bert", 2, "aot_eager"), ("gpt2", 1, "eager"), ("t5", 1, "eager")]
-)
-def test_states(architecture: str, layers: int, backend: str) -> None:
+@pytest.mark.parametrize(("architecture", "layers"), [("bert", 2), ("gpt2", 1), ("t5", 1)])
+def test_states(architecture: str, layers: int) -> None:
     model = model_of(architecture, layers)
     plan = model.plan(EVERYTHING)
-    compiled = torch.compile(plan.states, fullgraph=True, backend=backend)
+    compiled = torch.compile(plan.states, fullgraph=True, backend="eager")
     with torch.no_grad():
         for seed in (0, 1):
             inputs = inputs_of(architecture, seed=seed)
@@ -102,7 +98,8 @@ def test_training(architecture: str) -> None:
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     labels = {"a": torch.tensor([0, 1, 1]), "c": torch.tensor([1, 0, 1])}
-    compiled = torch.compile(plan, fullgraph=True, backend="aot_eager")
+    backend = "eager" if architecture == "t5" else "aot_eager"  # which takes its time
+    compiled = torch.compile(plan, fullgraph=True, backend=backend)
     for seed in (0, 1):
         inputs = inputs_of(architecture, seed=seed)
         with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
@@ -142,7 +139,7 @@ def test_weights_that_change_are_seen() -> None:
 def test_a_compiled_plan_is_a_plan() -> None:
     """Other numbers of rows, other tasks, an adapter more: traced again, and right."""
     model = model_of(layers=1)
-    plan = model.plan(Parallel("a", "b"))
+    plan = model.plan(Parallel("a", "c"))
     compiled = torch.compile(plan, fullgraph=True, backend="eager")
 
     def check(rows: int = 3, **options: Any) -> None:
@@ -157,7 +154,7 @@ def test_a_compiled_plan_is_a_plan() -> None:
     check(rows=5)
     with torch.compiler.set_stance("fail_on_recompile"):
         check(rows=6)
-    check(tasks=["b"])
+    check(tasks=["c"])
     model.add_adapter("another", "lora")
     check()
 

@@ -150,7 +150,7 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
         console.say(score_table(results.scores, results.main, results.means))
     if wanted.drop_curve is not None:
         console.heading("adapters dropped from the first layers")
-        results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve)
+        results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve, results.scores)
         console.say(
             drop_table(
                 results.drop_curve, results.main or measure.main_metrics(experiment, results.drop_curve[0]["scores"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.quiet import quiet_libraries
+from compose.cli.libraries import prepare_libraries
 from compose.errors import ComposeError, ConfigError, ExpressionError, Problem
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(
     block = as_expression(expression)
     branches(block)
     methods = read_adapters(adapter or [], leaves(block))
-    quiet_libraries()
+    prepare_libraries()
     from compose.runtime.attach import load
 
     model = load(backbone)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compose.cli.quiet import quiet_libraries
+from compose.cli.libraries import prepare_libraries
 from compose.errors import FileError, InputError
 
 
@@ -33,7 +33,7 @@ def command(
     if not inputs:
         raise InputError("there are no texts to answer", hint='compose predict RUN "a text", or --file')
     plan_folder = find_plan(folder)
-    quiet_libraries()
+    prepare_libraries()
     from compose.recipes.tables import answer_lines
     from compose.runtime.attach import load_plan
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compose.cli.quiet import quiet_libraries
+from compose.cli.libraries import prepare_libraries
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
 
     path = find(recipe)
     read_recipe(path, set_ or [])  # mistakes are told at once, before torch is imported
-    quiet_libraries()
+    prepare_libraries()
     from compose.recipes.runner import run
 
     run(path, set_ or [], out, overwrite)

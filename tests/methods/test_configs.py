@@ -205,7 +205,8 @@ def test_closing() -> None:
 
 
 def test_activations_are_those_of_transformers() -> None:
-    assert set(ACT2FN) | {"leakyrelu"} == set(NON_LINEARITIES)
+    """Of the oldest version that will do: a newer one has more."""
+    assert set(NON_LINEARITIES) - {"leakyrelu"} <= set(ACT2FN)
 
 
 def test_fusion_presets() -> None:

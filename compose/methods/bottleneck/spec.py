@@ -27,7 +27,7 @@ from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
 NON_LINEARITIES = (
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
     "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "leakyrelu", "linear", "mish", "prelu",
-    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh", "xielu",
+    "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh", "xielu",
 )  # fmt: skip
 LEARNED_NON_LINEARITIES = {"prelu": 1, "xielu": 2}
 """Activations that have weights of their own, and how many."""

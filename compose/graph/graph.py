@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import networkx as nx
 
 from compose.dsl import Expression
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """What a node computes from its inputs.
+class Operation(NamedTuple):
+    """What a node computes from its inputs. A tuple, because passes hash every one of them.
 
     Args:
         kind: a row of `KINDS`.
@@ -59,60 +59,90 @@ class Graph:
     """A directed acyclic graph of operations.
 
     Nodes are numbered in an order in which every node follows its inputs. A graph is built once and
-    not changed afterwards; passes return new graphs.
+    not changed afterwards; passes return new graphs, or the same one where there is nothing to change.
 
     Args:
         expression: what the graph was built from, for messages.
 
     Attributes:
+        operations: the operation of each node.
+        sources: the inputs of each node, in order; one may appear twice.
         states: the last state of each branch, by the branch's number.
         outputs: the head nodes, in the order of the outputs.
     """
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
-        self._graph = nx.DiGraph()
+        self.operations: list[Operation] = []
+        self.sources: list[tuple[int, ...]] = []
         self.states: dict[int, int] = {}
         self.outputs: list[int] = []
 
     def add(self, operation: Operation, inputs: Sequence[int] = ()) -> int:
         """A new node; returns its number."""
-        node = self._graph.number_of_nodes()
-        self._graph.add_node(node, operation=operation, inputs=tuple(inputs))
-        self._graph.add_edges_from((source, node) for source in inputs)
-        return node
+        self.operations.append(operation)
+        self.sources.append(tuple(inputs))
+        return len(self.sources) - 1
 
     def __len__(self) -> int:
-        return int(self._graph.number_of_nodes())
+        return len(self.operations)
 
     def __iter__(self) -> Iterator[int]:
         """Node numbers, every node after its inputs."""
         return iter(range(len(self)))
 
+    def nodes(self) -> Iterator[tuple[int, Operation, tuple[int, ...]]]:
+        """Each node's number, operation and inputs, every node after its inputs."""
+        return zip(range(len(self)), self.operations, self.sources, strict=True)
+
     def operation(self, node: int) -> Operation:
         """The operation of a node."""
-        operation: Operation = self._graph.nodes[node]["operation"]
-        return operation
+        return self.operations[node]
 
     def inputs(self, node: int) -> tuple[int, ...]:
         """The inputs of a node, in order; one may appear twice."""
-        inputs: tuple[int, ...] = self._graph.nodes[node]["inputs"]
-        return inputs
+        return self.sources[node]
 
     def consumers(self, node: int) -> list[int]:
         """The nodes that read a node."""
-        return sorted(self._graph.successors(node))
+        return self._consumers[node]
+
+    @cached_property
+    def _consumers(self) -> list[list[int]]:
+        consumers: list[list[int]] = [[] for _ in self]
+        for node, inputs in enumerate(self.sources):
+            for source in dict.fromkeys(inputs):
+                consumers[source].append(node)
+        return consumers
 
     def needed(self, roots: Sequence[int]) -> set[int]:
         """The nodes from which any of `roots` can be reached, these included."""
         found = set(roots)
-        for root in roots:
-            found |= nx.ancestors(self._graph, root)
+        for node in range(max(found, default=-1), -1, -1):
+            if node in found:
+                found.update(self.sources[node])
         return found
+
+    def with_operations(self, changed: Mapping[int, Operation]) -> Graph:
+        """The same graph with other operations at some nodes."""
+        graph = Graph(self.expression)
+        graph.operations = [changed.get(node, operation) for node, operation in enumerate(self.operations)]
+        graph.sources, graph.states, graph.outputs = self.sources, dict(self.states), list(self.outputs)
+        return graph
+
+    def network(self) -> nx.DiGraph:
+        """The graph for networkx's algorithms: nodes with their `operation`, edges from input to reader.
+
+        Made when asked for, since a pass over its dictionaries of dictionaries takes ten times as long.
+        """
+        network = nx.DiGraph()
+        network.add_nodes_from((node, {"operation": operation}) for node, operation in enumerate(self.operations))
+        network.add_edges_from((source, node) for node, inputs in enumerate(self.sources) for source in inputs)
+        return network
 
     def is_acyclic(self) -> bool:
         """Whether no node depends on itself."""
-        return bool(nx.is_directed_acyclic_graph(self._graph))
+        return bool(nx.is_directed_acyclic_graph(self.network()))
 
 
 class Rewriter:
@@ -129,20 +159,21 @@ class Rewriter:
 
     def copy(self, node: int, operation: Operation | None = None, inputs: Sequence[int] | None = None) -> int:
         """Copies a node, with another operation or other inputs (of the old graph) if given."""
-        sources = self.old.inputs(node) if inputs is None else inputs
-        operation = operation or self.old.operation(node)
-        self.at[node] = self.new.add(operation, [self.at[source] for source in sources])
-        return self.at[node]
+        sources = self.old.sources[node] if inputs is None else inputs
+        new = self.new.add(operation or self.old.operations[node], [self.at[source] for source in sources])
+        self.at[node] = new
+        return new
 
     def intern(self, node: int, scope: object = None, operation: Operation | None = None) -> int:
         """Copies a node unless its equal within `scope` is there already."""
-        operation = operation or self.old.operation(node)
-        inputs = tuple(self.at[source] for source in self.old.inputs(node))
+        operation = operation or self.old.operations[node]
+        inputs = tuple([self.at[source] for source in self.old.sources[node]])
         key = (operation, inputs, scope)
-        if key not in self._interned:
-            self._interned[key] = self.new.add(operation, inputs)
-        self.at[node] = self._interned[key]
-        return self.at[node]
+        new = self._interned.get(key)
+        if new is None:
+            new = self._interned[key] = self.new.add(operation, inputs)
+        self.at[node] = new
+        return new
 
     def forward(self, node: int) -> None:
         """Leaves a node out: its first input takes its place."""

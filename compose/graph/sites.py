@@ -88,29 +88,11 @@ class SiteBuilder:
         self.graph = graph
         self.vocabulary = vocabulary
         self.key = (layer, site)
-        self._acts: dict[type, Callable[..., Result]] = {
-            Stack: self._stack,
-            Drop: self._drop,
-            Fuse: self._fuse,
-            Average: self._average,
-            Split: self._cut,
-            BatchSplit: self._cut,
-            Route: self._cut,
-        }
-        self._increments: dict[type, Callable[..., int]] = {
-            Stack: self._stack_increment,
-            Drop: self._drop_increment,
-            Fuse: self._mixture,
-            Average: self._average_increment,
-            Split: self._cut_increment,
-            BatchSplit: self._cut_increment,
-            Route: self._cut_increment,
-        }
 
     def act(self, expression: Expression, node: int) -> Result:
         """Adds what turns the value `node` into the expression's result."""
         if isinstance(expression, Block):
-            return self._acts[type(expression)](expression, node)
+            return _ACTS[type(expression)](self, expression, node)
         part = self._part(expression)
         if part is None:
             return Result(node, "backbone", False)
@@ -123,7 +105,7 @@ class SiteBuilder:
             shared: the adapter whose options prepare the input of a bare child.
         """
         if isinstance(expression, Block):
-            return self._increments[type(expression)](expression, node, shared)
+            return _INCREMENTS[type(expression)](self, expression, node, shared)
         if expression is None:
             return ZERO
         if self._part(expression) is None:
@@ -161,9 +143,10 @@ class SiteBuilder:
 
     # results
 
-    def _stack(self, stack: Stack, node: int) -> Result:
+    def _stack(self, stack: Stack, node: int, count: int | None = None) -> Result:
+        """The result of a Stack, or of its first `count` children."""
         result = Result(node, "backbone", False)
-        for child in stack.children:
+        for child in stack.children[:count]:
             after = self.act(child, result.node)
             result = after if after.acts else result._replace(node=after.node)
         return result
@@ -217,7 +200,7 @@ class SiteBuilder:
         if not acting:
             return ZERO if self._is_candidate(stack) else ABSENT
         last = stack.children[acting[-1]]
-        before = self._stack(Stack(*stack.children[: acting[-1]]), node) if acting[-1] else None
+        before = self._stack(stack, node, acting[-1]) if acting[-1] else None
         if before is None or not before.acts:
             return self.increment(last, node, shared)
         return self.increment(last, before.node, self.acting(last)[-1])
@@ -289,3 +272,23 @@ class SiteBuilder:
     def _add(self, kind: str, inputs: list[int], name: str = "", detail: tuple[object, ...] = ()) -> int:
         layer, site = self.key
         return self.graph.add(Operation(kind, layer, site, name, detail), inputs)
+
+
+_ACTS: dict[type, Callable[..., Result]] = {
+    Stack: SiteBuilder._stack,
+    Drop: SiteBuilder._drop,
+    Fuse: SiteBuilder._fuse,
+    Average: SiteBuilder._average,
+    Split: SiteBuilder._cut,
+    BatchSplit: SiteBuilder._cut,
+    Route: SiteBuilder._cut,
+}
+_INCREMENTS: dict[type, Callable[..., int]] = {
+    Stack: SiteBuilder._stack_increment,
+    Drop: SiteBuilder._drop_increment,
+    Fuse: SiteBuilder._mixture,
+    Average: SiteBuilder._average_increment,
+    Split: SiteBuilder._cut_increment,
+    BatchSplit: SiteBuilder._cut_increment,
+    Route: SiteBuilder._cut_increment,
+}

@@ -8,14 +8,15 @@ from compose.passes.base import PassContext
 
 def drop(graph: Graph, context: PassContext) -> Graph:
     """Nodes on dropped layers go, and with them the linear maps that nothing acts on any more."""
+    if not any(operation.kind in ("dropped", "linear") for operation in graph.operations):
+        return graph
     rewriter = Rewriter(graph)
-    for node in graph:
-        kind = graph.operation(node).kind
+    for node, (kind, *_), inputs in graph.nodes():
         if kind == "dropped":
             rewriter.forward(node)
         elif kind == "part":
-            state, *linears = graph.inputs(node)
-            acted = [linear for linear in linears if rewriter.new.operation(rewriter.at[linear]).kind != "linear"]
+            state, *linears = inputs
+            acted = [linear for linear in linears if rewriter.new.operations[rewriter.at[linear]].kind != "linear"]
             rewriter.copy(node, inputs=[state, *acted])
         else:
             rewriter.copy(node)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from compose.graph.graph import Graph, Rewriter
+from compose.graph.graph import Graph, Operation
 from compose.passes.base import PassContext
 
 FUSIONS = frozenset({"fuse", "mixture"})
@@ -18,14 +16,12 @@ def fold(graph: Graph, context: PassContext) -> Graph:
     an adapter that reads one too multiplies it out.
     """
     form = "unfolded" if context.training else "folded"
-    rewriter = Rewriter(graph)
-    for node in graph:
-        operation = graph.operation(node)
+    changed: dict[int, Operation] = {}
+    for node, operation, _ in graph.nodes():
         if operation.kind in FUSIONS:
-            operation = replace(operation, form=form)
+            changed[node] = operation._replace(form=form)
         elif operation.kind == "increment":
             readers = {graph.operation(reader).kind for reader in graph.consumers(node)}
             if readers & FUSIONS and readers <= FUSIONS | {"adapter"}:
-                operation = replace(operation, form="low_rank")
-        rewriter.copy(node, operation)
-    return rewriter.finish()
+                changed[node] = operation._replace(form="low_rank")
+    return graph.with_operations(changed) if changed else graph

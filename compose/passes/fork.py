@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from compose.graph.graph import Graph, Rewriter
 from compose.passes.base import PassContext
 from compose.passes.values import branch_numbers, value_numbers
-from compose.specs import LayerSpec
+from compose.specs import BackboneSpec, LayerSpec
 
 Entry = tuple[int, int]
 """A place where rows can be repeated: (layer, index of the sub-layer about to run)."""
@@ -22,52 +23,56 @@ def fork(graph: Graph, context: PassContext) -> Graph:
     if len(set(graph.states.values())) < 2:
         return graph
     numbers, branches = value_numbers(graph), branch_numbers(graph)
-    classes = _classes(graph, context, numbers, branches)
+    entries = _entries(context.vocabulary.backbone)
+    classes = _classes(graph, context, entries, numbers, branches)
     rewriter = Rewriter(graph)
     seen: Counter[tuple[int, int]] = Counter()
     entry: dict[int, Entry] = {}
-    for node in graph:
-        operation = graph.operation(node)
+    for node, operation, _ in graph.nodes():
         branch = branches[node]
         if operation.kind == "fork":
             rewriter.forward(node)
             continue
         # Equal nodes of one branch stay apart here: making them one is what `share` is for.
-        occurrence = seen[branch, numbers[node]]
-        seen[branch, numbers[node]] += 1
-        entry[branch] = _entry(context, operation.layer, operation.site, entry.get(branch, (0, 0)))
-        together = classes.get(entry[branch], {}).get(branch, branch)
+        value = branch, numbers[node]
+        occurrence = seen[value] = seen[value] + 1
+        # Nodes outside the layers go with the last sub-layer before.
+        within = entry[branch] = entries.get((operation.layer, operation.site)) or entry.get(branch, (0, 0))
+        together = classes.get(within, {}).get(branch, branch)
         rewriter.intern(node, scope=(together, occurrence))
     return rewriter.finish()
 
 
-def _entry(context: PassContext, layer: int, site: str, current: Entry) -> Entry:
-    """The sub-layer that a node belongs to; nodes outside the layers go with the last one before."""
-    if layer < 0:
-        return current
-    for index, sublayer in enumerate(context.vocabulary.backbone.layers[layer].sublayers):
-        if site == sublayer.name or any(linear.name == site for linear in sublayer.linears):
-            return (layer, index)
-    return (layer, 0)
+def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
+    """The sub-layer that each site belongs to; a stack's embedding, which has no site, to its first layer's first."""
+    entries: dict[tuple[int, str], Entry] = {(layer.index, ""): (layer.index, 0) for layer in backbone.layers}
+    for layer in backbone.layers:
+        for index, sublayer in enumerate(layer.sublayers):
+            for site in (sublayer.site, *sublayer.linears):
+                entries[layer.index, site.name] = (layer.index, index)
+    return entries
 
 
 def _classes(
-    graph: Graph, context: PassContext, numbers: list[int], branches: list[int]
+    graph: Graph,
+    context: PassContext,
+    entries: Mapping[tuple[int, str], Entry],
+    numbers: list[int],
+    branches: list[int],
 ) -> dict[Entry, dict[int, int]]:
     """For each sub-layer and branch, the first branch with which it runs together."""
     values: dict[Entry, dict[int, int]] = {}
     after: dict[int, dict[int, int]] = {}
-    for node in graph:
-        operation = graph.operation(node)
+    for node, operation, _ in graph.nodes():
         if operation.kind == "part":
-            entry = _entry(context, operation.layer, operation.site, (0, 0))
+            entry = entries[operation.layer, operation.site]
             values.setdefault(entry, {})[branches[node]] = numbers[node]
         elif operation.kind == "close":
             after.setdefault(operation.layer, {})[branches[node]] = numbers[node]
     classes = {entry: _first_equal(by_branch) for entry, by_branch in values.items()}
     for layer in context.vocabulary.backbone.layers:
-        entries = [(layer.index, index) for index in range(len(layer.sublayers))]
-        _settle(layer, [classes[entry] for entry in entries], _first_equal(after[layer.index]))
+        inside = [classes[layer.index, index] for index in range(len(layer.sublayers))]
+        _settle(layer, inside, _first_equal(after[layer.index]))
     return classes
 
 

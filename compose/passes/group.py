@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
-from compose.graph.graph import Graph, Rewriter
+from compose.graph.graph import Graph
 from compose.passes.base import PassContext
 
 WHOLE = frozenset({"part", "linear", "adapter", "fuse", "average", "dropped"})
@@ -17,9 +16,8 @@ def group(graph: Graph, context: PassContext) -> Graph:
     depth: dict[int, int] = {}
     whole: dict[int, bool] = {}
     siblings: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for node in graph:
-        operation, inputs = graph.operation(node), graph.inputs(node)
-        here = [source for source in inputs if graph.operation(source).kind not in ("close", "embed", "fork")]
+    for node, operation, inputs in graph.nodes():
+        here = [source for source in inputs if graph.operations[source].kind not in ("close", "embed", "fork")]
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
         acts = operation.kind == "adapter"
         depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
@@ -31,9 +29,5 @@ def group(graph: Graph, context: PassContext) -> Graph:
         for number, nodes in enumerate(nodes for nodes in siblings.values() if len(nodes) > 1)
         for node in nodes
     }
-    if not numbers:
-        return graph
-    rewriter = Rewriter(graph)
-    for node in graph:
-        rewriter.copy(node, replace(graph.operation(node), group=numbers.get(node, -1)))
-    return rewriter.finish()
+    changed = {node: graph.operation(node)._replace(group=number) for node, number in numbers.items()}
+    return graph.with_operations(changed) if changed else graph

@@ -9,9 +9,8 @@ def value_numbers(graph: Graph) -> list[int]:
     """A number for each node; a fork only hands on, so it has its input's number."""
     known: dict[tuple[object, ...], int] = {}
     numbers: list[int] = []
-    for node in graph:
-        operation = graph.operation(node)
-        inputs = tuple(numbers[source] for source in graph.inputs(node))
+    for node, operation, sources in graph.nodes():
+        inputs = tuple([numbers[source] for source in sources])
         if operation.kind == "fork":
             numbers.append(inputs[0])
         elif operation.kind == "head":
@@ -24,8 +23,7 @@ def value_numbers(graph: Graph) -> list[int]:
 def branch_numbers(graph: Graph) -> list[int]:
     """The branch that each node belongs to, before branches share anything; -1 for what lies before."""
     branches: list[int] = []
-    for node in graph:
-        operation, inputs = graph.operation(node), graph.inputs(node)
+    for _, operation, inputs in graph.nodes():
         if operation.kind == "fork":
             branches.append(operation.detail[0])  # type: ignore[arg-type]
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from compose.dsl import parse
@@ -26,7 +24,7 @@ def changed(graph: Graph, which: str, inputs: tuple[int, ...] | None = None, **f
         operation, given = graph.operation(node), graph.inputs(node)
         if operation.kind == which and not found:
             found = True
-            operation = replace(operation, **fields)
+            operation = operation._replace(**fields)
             given = given if inputs is None else inputs
         copy.add(operation, given)
     assert found
@@ -69,7 +67,7 @@ def test_faults(graph: Graph, fault: str) -> None:
 
 def test_inputs_that_come_later() -> None:
     graph = changed(BUILT, "embed")
-    graph._graph.nodes[3]["inputs"] = (7,)
+    graph.sources[3] = (7,)
     with pytest.raises(GraphError, match=r"the inputs of \[3\] do not all come before them"):
         verify(graph, WORDS)
 
@@ -102,7 +100,7 @@ def test_groups_of_unlike_members() -> None:
     copy = Graph(graph.expression)
     for node in graph:
         operation = graph.operation(node)
-        copy.add(replace(operation, group=0) if node in nodes else operation, graph.inputs(node))
+        copy.add(operation._replace(group=0) if node in nodes else operation, graph.inputs(node))
     copy.states, copy.outputs = graph.states, graph.outputs
     with pytest.raises(GraphError, match="several sites or shapes"):
         verify(copy, words)

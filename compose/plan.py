@@ -106,10 +106,12 @@ class Plan:
         layers: the rows of each layer.
         programs: what runs at each site at which anything does.
         entry: for each class at the decoder's input the class of the encoder's output that it reads.
-        branches: for each branch its class at the end, None for a branch that was pruned.
-        classes: number of classes at the end.
+        branches: for each branch its class among those that heads read, None for a branch that was pruned.
+        classes: number of classes at the end of the layers.
         outputs: the outputs asked for, in order.
         training: whether gradients may be asked for.
+        given: where something acts on all layers' states: for each layer, and for each class at the end of the
+            layers, the class at the layer's input that it comes from; else empty.
     """
 
     expression: Expression
@@ -122,6 +124,17 @@ class Plan:
     classes: int
     outputs: tuple[Output, ...]
     training: bool = False
+    given: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def aggregation(self) -> SiteProgram | None:
+        """What runs on the states of all layers after them, if anything does."""
+        return self.programs.get(self.backbone.states_key)
+
+    @property
+    def ends(self) -> int:
+        """Number of classes that heads read: more than `classes` where branches part after the layers."""
+        return self.classes if self.aggregation is None else len(self.aggregation.results)
 
     @property
     def tasks(self) -> tuple[str | None, ...]:

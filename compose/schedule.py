@@ -63,7 +63,9 @@ class _Scheduler:
             layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
             leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
             earlier = _gathered(earlier, leaving)
-        ends = {branch: states.of[node] for branch, node in self.graph.states.items()}
+        classes = len(states)
+        ends = self._after_layers(states)
+        aggregates = self.backbone.states_key in self.programs
         return Plan(
             expression=self.graph.expression,
             backbone=self.backbone,
@@ -72,10 +74,34 @@ class _Scheduler:
             programs=self.programs,
             entry=entry,
             branches=tuple(ends.get(branch) for branch in range(branch_count)),
-            classes=len(states),
+            classes=classes,
             outputs=tuple(self._output(node) for node in self.graph.outputs),
             training=training,
+            given=self._given(states) if aggregates else (),
         )
+
+    def _after_layers(self, states: _Classes) -> dict[int, int]:
+        """Schedules what acts on all layers' states; for each branch its class among those that heads read."""
+        key = self.backbone.states_key
+        if key in self.lines[0].closes:
+            roots = {self._state(line.parts[key]): line.parts[key] for line in self.lines}
+            ends = _Classes(line.closes[key] for line in self.lines)
+            values = [self.graph.inputs(close)[0] for close in ends.nodes]
+            self._add(key, [roots[state] for state in states.nodes], values, ends.nodes)
+            states = ends
+        return {branch: states.of[self._unfork(node)] for branch, node in self.graph.states.items()}
+
+    def _given(self, ends: _Classes) -> tuple[tuple[int, ...], ...]:
+        """For each layer and each class at the end of the layers the class at the layer's input."""
+        outputs = [(layer.index, layer.sublayers[-1].name) for layer in self.backbone.layers]
+        last = {line.closes[outputs[-1]]: line for line in self.lines}
+        inputs = [_Classes(line.embeds[0] for line in self.lines)]
+        inputs += [_Classes(line.closes[key] for line in self.lines) for key in outputs[:-1]]
+        found = []
+        for number, classes in enumerate(inputs):
+            nodes = [last[end].closes[outputs[number - 1]] if number else last[end].embeds[0] for end in ends.nodes]
+            found.append(tuple(classes.of[node] for node in nodes))
+        return tuple(found)
 
     def _layer_programs(self, layer: LayerSpec, parts: list[_Classes], states: _Classes) -> bool:
         """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
@@ -163,8 +189,8 @@ class _Scheduler:
         return None
 
     def _root(self, node: int) -> int:
-        """The value that a node of a site starts from: a part or a linear map's output."""
-        while self.graph.operation(node).kind not in ("part", "linear"):
+        """The value that a node of a site starts from: a part, a linear map's output or all layers' states."""
+        while self.graph.operation(node).kind not in ("part", "linear", "states"):
             node = self.graph.inputs(node)[0]
         return node
 

@@ -15,6 +15,8 @@ RESERVED = frozenset({"loss", "labels", "route", "tasks", "loss_weights"})
 
 SUBLAYERS = ("attn", "cross.attn", "ffn")
 LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}
+STATES = "states"
+"""The site after the layers: y is the backbone's last state, its context the states of all layers."""
 
 Closing = Literal["backbone", "adapter"]
 """Who closes a sub-layer site: the backbone (residual addition and LayerNorm), or the adapter."""
@@ -36,15 +38,15 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, ...
-        kind: `sublayer` (y is a sub-layer's output) or `linear` (y is a linear map's output).
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `states`, ...
+        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output) or `states`.
         width_in: width of the context c: the map's input, or the hidden size.
         width_out: width of the value y.
         memory: the map reads the encoder's states (keys and values of cross-attention).
     """
 
     name: str
-    kind: Literal["sublayer", "linear"]
+    kind: Literal["sublayer", "linear", "states"]
     width_in: int
     width_out: int
     memory: bool = False
@@ -127,6 +129,23 @@ class BackboneSpec:
         """Whether there is a decoder after an encoder."""
         return {layer.stack for layer in self.layers} == {"encoder", "decoder"}
 
+    @property
+    def states_key(self) -> tuple[int, str]:
+        """The (layer, site) of what acts on all layers' states: no layer's, so the number after the last."""
+        return (len(self.layers), STATES)
+
+    def site(self, layer: int, name: str) -> SiteSpec:
+        """A site by (layer, site).
+
+        Raises:
+            KeyError: if there is none.
+        """
+        if (layer, name) == self.states_key:
+            return SiteSpec(STATES, "states", self.hidden_size, self.hidden_size)
+        if not 0 <= layer < len(self.layers):
+            raise KeyError((layer, name))
+        return self.layers[layer].sites[name]
+
 
 @dataclass(frozen=True)
 class ActingSpec:
@@ -141,6 +160,8 @@ class ActingSpec:
         increment_multiplies: those of its increment alone.
         shape: parts of equal shape can run as one grouped product; anything hashable.
         closing: who closes the site after it.
+        row_multiplies: further multiply-adds a row, whatever its tokens.
+        pair_multiplies: further multiply-adds for each pair of a row's tokens.
     """
 
     layer: int
@@ -151,6 +172,8 @@ class ActingSpec:
     increment_multiplies: int
     shape: tuple[object, ...]
     closing: Closing = "backbone"
+    row_multiplies: int = 0
+    pair_multiplies: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,17 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
     """The forks of a plan in the order in which it runs, followed back from its end."""
     forks: list[Fork] = []
     after: Classes = {branch: end for branch, end in enumerate(plan.branches) if end is not None}
+    if plan.aggregation is not None:
+        before = _back(after, plan.aggregation.sources)
+        forks += _parted(*plan.backbone.states_key, before, after, _why(plan.aggregation, before, after))
+        after = before
     for layer, rows in zip(reversed(plan.backbone.layers), reversed(plan.layers), strict=True):
         at_end = after
         for sublayer in reversed(layer.sublayers):
             program = plan.programs.get((layer.index, sublayer.name))
             if program is not None:
                 before = _back(after, program.sources)
-                why = f"they differ in {_shown([Acts(program).of(index) for index in _firsts(before, after)])}"
-                forks += _parted(layer.index, sublayer.name, before, after, why)
+                forks += _parted(layer.index, sublayer.name, before, after, _why(program, before, after))
                 after = before
         if rows.gather is not None:
             before = _back(after, rows.gather)
@@ -34,6 +37,10 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
         if layer.index and layer.stack != plan.backbone.layers[layer.index - 1].stack:
             after = _back(after, plan.entry)
     return tuple(reversed(forks))
+
+
+def _why(program: SiteProgram, before: Classes, after: Classes) -> str:
+    return f"they differ in {_shown([Acts(program).of(index) for index in _firsts(before, after)])}"
 
 
 def _back(after: Classes, sources: Sequence[int]) -> Classes:

@@ -144,6 +144,11 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
                     classes = len(program.results)
         forks_before = rows.gather is not None
         found.append(_Layer(layer.index, layer.stack, rows.classes, classes, tuple(sites), cost, forks_before))
+    if plan.aggregation is not None:
+        index, name = plan.backbone.states_key
+        cost = _site_cost(plan.aggregation, vocabulary, batch, batch.tokens)
+        acts = ((name, Acts(plan.aggregation).texts()),)
+        found.append(_Layer(index, name, plan.classes, plan.ends, acts, cost, False))
     return found
 
 

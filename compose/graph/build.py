@@ -17,11 +17,13 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     """
     parted = branches(expression)
     check(expression, vocabulary)
+    aggregates = any(vocabulary.backbone.states_key in vocabulary.adapters[name].by_site for name in leaves(expression))
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
-        graph.states[number] = _through_layers(graph, branch, state, vocabulary)
+        state = _through_layers(graph, branch, state, vocabulary)
+        graph.states[number] = _over_layers(graph, branch, state, vocabulary) if aggregates else state
     for number, branch in enumerate(parted):
         for output in outputs(branch):
             operation = Operation("head", name=output.head or "", detail=(number, output.task, output.rows))
@@ -39,6 +41,14 @@ def _through_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabu
         for sublayer in layer.sublayers:
             state = _through_sublayer(graph, branch, layer, sublayer, state, touched, vocabulary)
     return state
+
+
+def _over_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary) -> int:
+    """After the layers: what acts on the states of all of them. A branch in which nothing does hands its own on."""
+    layer, site = vocabulary.backbone.states_key
+    node = graph.add(Operation("states", layer, site), [state])
+    result = SiteBuilder(graph, vocabulary, layer, site).act(branch.expression, node)
+    return graph.add(Operation("close", layer, site, detail=(result.closing,)), [result.node])
 
 
 def _through_sublayer(

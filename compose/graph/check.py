@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from compose.dsl import Block, Drop, Expression, Fuse, leaves, locate, own_name, walk
+from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
 from compose.errors import CompileError, Problem
-from compose.graph.sites import Vocabulary, dropped_layers
+from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
 
 
 def check(expression: Expression, vocabulary: Vocabulary) -> None:
@@ -32,6 +32,8 @@ def _problems(node: Expression, vocabulary: Vocabulary) -> Iterator[tuple[str, d
         yield from _drop_problems(node, len(vocabulary.backbone.layers))
     elif isinstance(node, Fuse) and all(name in vocabulary.adapters for name in leaves(node)):
         yield from _fuse_problems(node, vocabulary)
+    elif isinstance(node, Stack) and all(name in vocabulary.adapters for name in leaves(node)):
+        yield from _stack_problems(node, vocabulary)
 
 
 def _unknown_adapter(name: str, vocabulary: Vocabulary) -> tuple[str, dict[str, object]]:
@@ -56,7 +58,18 @@ def _drop_problems(drop: Drop, count: int) -> Iterator[tuple[str, dict[str, obje
         yield f"no layer {listed}", {"why": f"the backbone has {count} layers, 0 to {count - 1}"}
 
 
-def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
+def check_fusible(fuse: Fuse, vocabulary: Vocabulary) -> None:
+    """Checks that each of a fusion's children has an increment.
+
+    Raises:
+        CompileError: with a problem for every one that has none.
+    """
+    problems = [Problem(what, **fields) for what, fields in _unfusible(fuse, vocabulary)]  # type: ignore[arg-type]
+    if problems:
+        raise CompileError(problems)
+
+
+def _unfusible(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
     for name in leaves(fuse):
         spec = vocabulary.adapters[name]
         if not spec.fusible:
@@ -64,6 +77,32 @@ def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, di
                 f"'{name}' cannot be fused",
                 {"why": f"{spec.method} has no increment that could be weighed", "hint": "Stack or Parallel"},
             )
+
+
+def _stack_problems(stack: Stack, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
+    aggregating = [child for child in stack.children if _aggregates(child, vocabulary)]
+    if len(aggregating) > 1:
+        yield (
+            "two children of this Stack aggregate the layers",
+            {
+                "why": "each reads the states of all layers: the later one would replace what the earlier one made",
+                "hint": "Parallel or Average of them",
+            },
+        )
+
+
+def _aggregates(expression: Expression, vocabulary: Vocabulary) -> bool:
+    """Whether anything in it acts on the states of all layers."""
+    key = vocabulary.backbone.states_key
+    if isinstance(expression, Drop) and is_dropped(expression, key, vocabulary.backbone):
+        return False
+    if isinstance(expression, Block):
+        return any(_aggregates(child, vocabulary) for child in expression.children)
+    return expression is not None and key in vocabulary.adapters[str(expression)].by_site
+
+
+def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
+    yield from _unfusible(fuse, vocabulary)
     fusion = own_name(fuse)
     if fusion is None:
         yield (

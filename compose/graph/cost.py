@@ -101,14 +101,16 @@ def operation_cost(
         extent: rows and tokens of its first input.
         vocabulary: backbone, adapters, fusions.
     """
-    site = vocabulary.backbone.layers[operation.layer].sites[operation.site]
+    site = vocabulary.backbone.site(operation.layer, operation.site)
     if operation.kind in ACTING:
         a_token, weights = _acting(operation, sources[1:], site, vocabulary)
-    elif operation.kind in FUSIONS:
+        part = _part(operation, vocabulary)
+        a_row = part.row_multiplies + part.pair_multiplies * extent.tokens**2
+        return Cost((a_token * extent.tokens + a_row) * extent.rows, weights)
+    if operation.kind in FUSIONS:
         a_token, weights = _fusion(operation, sources[1:], site, vocabulary)
-    else:
-        return Cost()
-    return Cost(a_token * extent.rows * extent.tokens, weights)
+        return Cost(a_token * extent.rows * extent.tokens, weights)
+    return Cost()
 
 
 def _part(operation: Operation, vocabulary: Vocabulary) -> ActingSpec:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from compose.graph.graph import Graph, Operation
+from compose.specs import STATES
 
 SHOWN = frozenset({"adapter", "increment", "fuse", "mixture", "average", "sum", "split", "join", "fill"})
 NAMED = frozenset({"adapter", "increment", "fuse", "mixture"})
@@ -75,7 +76,10 @@ def picture(graph: Graph) -> list[Box]:
         operation = graph.operation(nodes[0])
         sources = {source for node in nodes for source in graph.inputs(node)} - set(nodes)
         box = Box(_title(operation), sources=sorted({box_of[source] for source in sources}))
-        if not box.title:
+        if operation.site == STATES:
+            box.title = "all layers' states" if operation.kind == "states" else "after the layers"
+            box.lines = _lines(graph, nodes)
+        elif not box.title:
             run = _sublayers(graph, nodes).get(operation.layer, ())
             box.lines, box.layers = _lines(graph, nodes), (operation.layer, operation.layer)
             box.sublayers = () if run == every[operation.layer] else run or ("end",)

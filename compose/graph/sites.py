@@ -72,6 +72,12 @@ def dropped_layers(drop: Drop, count: int) -> frozenset[int]:
     return frozenset(range(drop.first)) if isinstance(drop.first, int) else frozenset()
 
 
+def is_dropped(drop: Drop, key: tuple[int, str], backbone: BackboneSpec) -> bool:
+    """Whether a Drop leaves out what it wraps at a (layer, site); what is no layer's goes with all layers."""
+    gone = dropped_layers(drop, len(backbone.layers))
+    return len(gone) == len(backbone.layers) if key == backbone.states_key else key[0] in gone
+
+
 def pieces(expression: Split | BatchSplit | Route) -> list[tuple[Selector, Expression]]:
     """The children of a block that cuts a value up, each with what selects its piece."""
     children = expression.children
@@ -253,7 +259,7 @@ class SiteBuilder:
         return self.vocabulary.adapters[name].by_site.get(self.key) if isinstance(name, str) else None
 
     def _is_dropped(self, drop: Drop) -> bool:
-        return self.key[0] in dropped_layers(drop, len(self.vocabulary.backbone.layers))
+        return is_dropped(drop, self.key, self.vocabulary.backbone)
 
     def _require_one_closing(self, block: Fuse | Average, children: object) -> None:
         closings = {self.closing(child): child for child in children}  # type: ignore[attr-defined]

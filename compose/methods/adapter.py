@@ -32,10 +32,9 @@ class Adapter(nn.Module):
         self.config = config
         self.spec = config.describe(name, backbone)
         build = cast(Callable[..., Part], PARTS[config.method])
-        layers = {layer.index: layer for layer in backbone.layers}
         self.parts = nn.ModuleDict(
             {
-                key_of(acting.layer, acting.site): build(config, acting, layers[acting.layer].sites[acting.site])
+                key_of(acting.layer, acting.site): build(config, acting, backbone.site(acting.layer, acting.site))
                 for acting in self.spec.parts
             }
         )

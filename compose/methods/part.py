@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from compose.methods.states import LayerStates
 
 
 class Context(NamedTuple):
@@ -18,11 +20,22 @@ class Context(NamedTuple):
         residual: at a sub-layer site, the residual input x, of the shape of y.
         norm: the LayerNorm that closes a post-norm site.
         input: at a linear site, the map's input c [..., tokens, width_in].
+        states: at the site `states`, those of all layers.
     """
 
     residual: Tensor | None = None
     norm: Callable[[Tensor], Tensor] | None = None
     input: Tensor | None = None
+    states: LayerStates | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Context:
+        """The context of other rows or tokens: all tensors that have these changed."""
+        return Context(
+            residual=None if self.residual is None else change(self.residual),
+            norm=self.norm,
+            input=None if self.input is None else change(self.input),
+            states=None if self.states is None else self.states.each(change),
+        )
 
 
 class Prepared(NamedTuple):
@@ -82,9 +95,15 @@ class LowRank(NamedTuple):
 
 
 class Part(nn.Module):
-    """An adapter's weights at one (layer, site): the function e(y; c)."""
+    """An adapter's weights at one (layer, site): the function e(y; c).
 
-    @abstractmethod
+    Attributes:
+        has_increment: whether it adds something that a fusion could weigh. A part without defines `forward`
+            itself, and neither `prepare` nor `finish`.
+    """
+
+    has_increment: ClassVar[bool] = True
+
     def prepare(self, y: Tensor, context: Context) -> Prepared:
         """Input, residual and fusion queries of this part.
 
@@ -92,6 +111,7 @@ class Part(nn.Module):
             y: the site's value [..., tokens, width].
             context: the rest of the site.
         """
+        raise TypeError(f"{type(self).__name__} has no increment to prepare")
 
     def low_rank(self, input: Tensor) -> LowRank | None:
         """The increment in factors, or None if it has none.
@@ -116,9 +136,9 @@ class Part(nn.Module):
             raise TypeError(f"{type(self).__name__} defines neither low_rank nor increment")
         return unmultiplied.dense()
 
-    @abstractmethod
     def finish(self, increment: Tensor, prepared: Prepared) -> Tensor:
         """From the increment to e(y; c): dropout, gate, own LayerNorm, residual."""
+        raise TypeError(f"{type(self).__name__} has no increment to finish")
 
     def finish_fused(self, mixture: Tensor, y: Tensor) -> Tensor:
         """From a fusion's mixture, its residual included, to the site's value."""

@@ -97,7 +97,7 @@ def spread(tensor: Tensor, frame: Frame) -> Tensor:
     """Rows of classes as rows of branches, branch-major; branches that never parted get equal rows."""
     held = tensor.shape[0] // frame.batch
     branches = tuple(branch or 0 for branch in frame.plan.branches)
-    if held == frame.plan.classes and branches == tuple(range(held)):
+    if held == frame.plan.ends and branches == tuple(range(held)):
         return tensor
     return take_classes(tensor, branches, frame.batch)
 

@@ -70,16 +70,27 @@ def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple
     site = SiteRun(frame, dict(enumerate(values)))
     if classes > 1:
         site.wholes[tuple(range(classes))] = y
+    _run_steps(site, bound, context)
+    leaving = bound.program.results
+    if leaving in site.wholes:
+        return site.wholes[leaving]
+    return tuple(site.registers[register].y for register in leaving)
+
+
+def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tuple[Tensor, ...]:
+    """Runs a program on a value for each class that comes in; gives one for each that goes out."""
+    site = SiteRun(frame, dict(enumerate(values)))
+    _run_steps(site, bound, values[0].context)
+    return tuple(site.registers[register].y for register in bound.program.results)
+
+
+def _run_steps(site: SiteRun, bound: BoundProgram, context: Context) -> None:
     for step in bound.steps:
         if len(step.operations) > 1:
             _run_group(site, step, context)
         else:
             operation = step.operations[0]
             site.registers[step.outputs[0]] = HANDLERS[operation.operation.kind](site, operation)
-    leaving = bound.program.results
-    if leaving in site.wholes:
-        return site.wholes[leaving]
-    return tuple(site.registers[register].y for register in leaving)
 
 
 def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
@@ -142,6 +153,8 @@ def _run_group(site: SiteRun, step: BoundStep, context: Context) -> None:
 def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     assert bound.part is not None
+    if not bound.part.has_increment:
+        return value._replace(y=bound.part(value.y, value.context))
     prepared = site.prepare(bound.inputs[0], bound.part)
     if len(bound.inputs) == 1:
         increment = bound.part.increment(prepared.input)
@@ -211,13 +224,10 @@ def _split(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     dimension, index = site.select(bound.chains[0], value.y)
 
-    def take(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else _take(tensor, dimension, index)
+    def take(tensor: Tensor) -> Tensor:
+        return _take(tensor, dimension, index)
 
-    context = value.context
-    taken = take(value.y)
-    assert taken is not None
-    return Value(taken, Context(residual=take(context.residual), norm=context.norm, input=take(context.input)))
+    return Value(take(value.y), value.context.each(take))
 
 
 def _take(tensor: Tensor, dimension: int, index: slice | Tensor) -> Tensor:

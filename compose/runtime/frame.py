@@ -27,6 +27,8 @@ class Frame:
         selections: for each chain of selectors the rows or tokens it takes, as made by `rows.select`.
         owner: the hooks that it is for; those of another model on the same backbone let it pass.
         attention: where fusion weights are kept by (fusion, layer, site); None if nobody asked.
+        kept: where what each layer is given is kept by its index, and by their number what the last one
+            hands on; None if nobody asked.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class Frame:
     selections: Mapping[Chain, slice | Tensor]
     owner: object
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
+    kept: dict[int, Tensor] | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)

@@ -119,6 +119,8 @@ def _layer_input(layer: LayerModules) -> Callable[..., Any]:
         if frame is None:
             return None
         rows = frame.plan.layers[layer.index]
+        if frame.kept is not None:
+            frame.kept[layer.index] = args[0] if args else kwargs[names[0]]
         if rows.gather is None and rows.classes == 1:
             return None
         states = args[0] if args else kwargs[names[0]]
@@ -136,9 +138,13 @@ def _layer_input(layer: LayerModules) -> Callable[..., Any]:
 def _layer_output(index: int) -> Callable[..., Any]:
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         frame = running.frame
-        if frame is None or not frame.plan.layers[index].unfolds:
+        if frame is None:
             return None
-        return with_first(output, first(output).flatten(0, 1))
+        unfolds = frame.plan.layers[index].unfolds
+        states = first(output).flatten(0, 1) if unfolds else first(output)
+        if frame.kept is not None:
+            frame.kept[index + 1] = states
+        return with_first(output, states) if unfolds else None
 
     return hook
 

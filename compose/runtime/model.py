@@ -15,7 +15,7 @@ from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache
 from compose.dsl import Expression, Fuse, as_expression, leaves, own_name
 from compose.errors import ExpressionError
-from compose.graph.check import fusion_sites
+from compose.graph.check import check_fusible, fusion_sites
 from compose.graph.sites import Vocabulary
 from compose.heads.build import build_head
 from compose.heads.head import Head
@@ -122,6 +122,7 @@ class Model(nn.Module):
         Raises:
             ExpressionError: if it is no Fuse, or has no name.
             RegistryError: if the name is taken, or an adapter is unknown.
+            CompileError: if an adapter has no increment that could be weighed.
             ConfigError: if an option is unknown or out of range.
         """
         block = as_expression(fuse)
@@ -132,6 +133,7 @@ class Model(nn.Module):
                 hint="model.add_fusion(Fuse('a', 'b')), or Fuse(..., name='...')",
             )
         self.adapters.require(*leaves(block))
+        check_fusible(block, self.vocabulary)
         self.fusions.require_free(name)
         widths = {
             (layer, site): self.spec.layers[layer].sites[site].width_out

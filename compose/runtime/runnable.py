@@ -18,6 +18,7 @@ from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
 from compose.plan import Output, Plan, SiteKey
 from compose.runtime import files
+from compose.runtime.aggregate import aggregate, check_heads
 from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
 from compose.runtime.calls import head_input, prepare_inputs, states_output
 from compose.runtime.frame import Frame, running
@@ -101,6 +102,7 @@ class RunnablePlan:
         every = self._outputs
         bound = self._bind(self._training(), positions_of(tasks, every))
         heads = [self._head(output) for output in bound.plan.outputs]
+        check_heads(bound.plan, heads)
         wanted = labels_by_output(labels, bound.plan.outputs, every)
         weights = loss_weights_of(loss_weights, bound.plan.outputs, every)
         states, frame, given, selected = self._run(bound, inputs, route)
@@ -220,7 +222,8 @@ class RunnablePlan:
         chains = row_chains(list(bound.programs.values()))
         selected = select_rows([*chains, *(output.rows for output in plan.outputs)], batch, names)
         selections = {chain: local_index(selected[chain], selected[chain[:-1]], device) for chain in chains}
-        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention)
+        kept: dict[int, Tensor] | None = None if plan.aggregation is None else {}
+        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept)
         model.hooks.checkpointing.prepare()
         before = running.frame
         running.frame = frame
@@ -228,6 +231,8 @@ class RunnablePlan:
             states = model.backbone(**given)
         finally:
             running.frame = before
+        if plan.aggregation is not None:
+            aggregate(states, frame, given.get("attention_mask"))
         return states, frame, given, selected
 
     def _head(self, output: Output) -> Head:

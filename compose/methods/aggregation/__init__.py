@@ -1,0 +1,1 @@
+"""Layer aggregation: per token, attention over the states of all layers."""

@@ -31,6 +31,7 @@ from compose.runtime.defaults import default_plan, use
 from compose.runtime.hooks import Hooks
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
+from compose.runtime.plans import RunnablePlans
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.summary import Summary, summarize
@@ -65,7 +66,7 @@ class Model(nn.Module):
         self.version = 0
         self.hooks = Hooks(anatomy)
         self._active: Expression | None = None
-        self._runnable: dict[tuple[Expression, frozenset[str]], RunnablePlan] = {}
+        self._runnable = RunnablePlans()
         self._trained = {name: p.requires_grad for name, p in backbone.named_parameters()}
         self.training = backbone.training
         backbone.requires_grad_(False)
@@ -193,13 +194,7 @@ class Model(nn.Module):
             ExpressionError: if the text cannot be read.
             CompileError: if the expression has no meaning over this backbone and these adapters.
         """
-        block = as_expression(expression)
-        key = (block, frozenset(without))
-        plan = self._runnable.get(key)
-        if plan is None:
-            plan = RunnablePlan(self, block, tuple(without))
-            self._runnable = {**dict(list(self._runnable.items())[-255:]), key: plan}
-        return plan
+        return self._runnable.get(self, expression, without)
 
     def activate(self, expression: Expression) -> None:
         """Makes the expression's plan the one that `model(...)` runs.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from compose.compile import Options, draw_drops, has_random_drops
@@ -51,11 +51,14 @@ class RunnablePlan:
         self.expression = expression
         self.without = frozenset(without)
         self._random_drops = has_random_drops(expression)
-        self._version = model.version
+        self._version = -1
+        self._stands_for: tuple[Any, ...] = ()
         self._bound: dict[tuple[bool, tuple[int, ...] | None], Bound] = {}
         if self._random_drops:  # what may be drawn later must have a meaning too
             check(expression, model.vocabulary)
         self._resolved = draw_drops(expression, None)
+        self._adapters = leaves(self._resolved)
+        self._fusions = tuple(own_name(fuse) or "" for fuse in fuses(self._resolved))
         self._outputs = self._bind(False, None).plan.outputs
 
     def __repr__(self) -> str:
@@ -177,24 +180,34 @@ class RunnablePlan:
     def _after_step(self) -> None:
         """Advances what depends on the training step: the temperature of fusions that have one."""
         if self.model.training and torch.is_grad_enabled():
-            for fuse in fuses(self.expression):
-                self.model.fusions[own_name(fuse) or ""].advance()
+            for name in self._fusions:
+                self.model.fusions[name].advance()
 
     def _training(self) -> bool:
         """Whether gradients may be asked for of what a fusion folds."""
         if not torch.is_grad_enabled():
             return False
-        model = self.model
-        modules = [model.adapters.get(name) for name in leaves(self._resolved)]
-        modules += [model.fusions.get(own_name(fuse) or "") for fuse in fuses(self._resolved)]
         # One that is missing was deleted: binding says so, and where.
-        return any(p.requires_grad for module in modules if module is not None for p in module.parameters())
+        modules = [module for module in self._modules() if module is not None]
+        return any(p.requires_grad for module in modules for p in module.parameters())
+
+    def _modules(self) -> list[nn.Module | None]:
+        """The adapters and fusions that it names, None for one that is not there."""
+        adapters, fusions = self.model.adapters, self.model.fusions
+        return [*map(adapters.get, self._adapters), *map(fusions.get, self._fusions)]
+
+    def _refresh(self) -> None:
+        """Forgets what is bound if its names stand for something else by now; other names may come and go."""
+        version, stands_for = self.model.version, (self.model.adapter_dtype, *self._modules())
+        if stands_for != self._stands_for:
+            self._bound, self._stands_for = {}, stands_for
+        self._version = version
 
     def _bind(self, training: bool, positions: tuple[int, ...] | None) -> Bound:
         if torch.compiler.is_dynamo_compiling():
             _bind_while_tracing(self, training, positions)
         if self._version != self.model.version:
-            self._bound, self._version = {}, self.model.version
+            self._refresh()
         bound = self._bound.get((training, positions))
         if bound is None:
             options = Options(training, None if positions is None else frozenset(positions), self.without)

@@ -44,7 +44,8 @@ class AggregationPart(Part):
 
     These are the equations of the author's implementation of Basirat (2024), in which W_q and W_k are products
     of two maps each. There the mean over tokens counts padding too; here it does not, so that a row's result
-    does not depend on its batch mates. Weights start as wide as there.
+    does not depend on its batch mates. All maps but those to keys have a bias: a key's would add the same to all
+    scores. Weights start as wide as there.
 
     Args:
         config: the options.
@@ -59,7 +60,7 @@ class AggregationPart(Part):
         self.config = config
         self.chosen = config.chosen(acting.layer + 1)
         self.query = init.linear(site.width_in, config.size)
-        self.key = init.linear(site.width_in, config.size)
+        self.key = init.linear(site.width_in, config.size, bias=False)
         self.tailor = Tailor(config, site.width_out) if config.tailor else None
         self.reset()
 
@@ -113,7 +114,7 @@ class Tailor(nn.Module):
         if config.tailor_attention:
             self.reduce = init.linear(width, config.size)
             self.query = init.linear(config.size, config.size)
-            self.key = init.linear(config.size, config.size)
+            self.key = init.linear(config.size, config.size, bias=False)
 
     def reset(self, source: torch.Generator | None) -> None:
         """Draws fresh weights."""

@@ -95,14 +95,14 @@ class AggregationConfig(Config):
         width, size, states = backbone.hidden_size, self.size, len(self.chosen(len(backbone.layers) + 1))
         # A token: its query, its scores, its share in the means over tokens. Adding up is no product of matrices.
         multiplies = width * size + states * size + states * width
-        parameters = 2 * (width * size + size)
+        parameters = 2 * width * size + size
         pair = 0
         if self.tailor:
             multiplies += width * width
             parameters += width * width + 3 * width
         if self.tailor and self.tailor_attention:
             multiplies += width * size + 2 * size * size
-            parameters += width * size + size + 2 * (size * size + size)
+            parameters += width * size + size + 2 * size * size + size
             pair = size + width
         layer, site = backbone.states_key
         return ActingSpec(

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from compose.errors import InputError
 from compose.heads.head import HeadInput
 from compose.plan import Output
+from compose.runtime.accepts import Accepts
 from compose.runtime.frame import Frame
 from compose.runtime.repeat import take_classes
 from compose.specs import BackboneSpec
@@ -20,7 +21,7 @@ ROWS = ("input_ids", "inputs_embeds", "pixel_values", "encoder_outputs")
 
 
 def prepare_inputs(
-    backbone: Any, spec: BackboneSpec, inputs: Mapping[str, Any], positions: int | None = None
+    backbone: Any, spec: BackboneSpec, inputs: Mapping[str, Any], accepts: Accepts, own: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], int, torch.device]:
     """The backbone's inputs, the number of rows and their device.
 
@@ -31,10 +32,12 @@ def prepare_inputs(
         backbone: the backbone.
         spec: its spec.
         inputs: what the caller gave.
-        positions: the most tokens that it has positions for, None if nothing limits it.
+        accepts: what the backbone takes.
+        own: what the caller takes beside it, for messages.
 
     Raises:
-        InputError: if there is nothing to run on, an empty batch, or one that is too long.
+        InputError: if there is nothing to run on, an input that there is not, an empty batch, one that is too
+            long, or masks and ids that do not fit.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     name = next((name for name in ROWS if name in given), None)
@@ -45,15 +48,21 @@ def prepare_inputs(
             legal=ROWS,
             hint="plan(**tokenizer(texts))",
         )
+    accepts.check_names(given, own)
     tensor = given[name][0] if name == "encoder_outputs" else given[name]
     if not isinstance(tensor, Tensor):
         raise InputError(f"{name} is a {type(tensor).__name__}, but a tensor is needed", hint="return_tensors='pt'")
+    if tensor.dim() < 2:
+        hint = f"{name}[None] for a batch of one row" if tensor.dim() else ""
+        raise InputError(f"{name} is {list(tensor.shape)}, but a batch has rows, [rows, tokens]", hint=hint)
     if tensor.shape[0] == 0:
         raise InputError("the batch is empty", why=f"its first dimension is 0: {tuple(tensor.shape)}")
-    if tensor.dim() > 1 and tensor.shape[1] == 0:
+    if tensor.shape[1] == 0:
         raise InputError("the batch has no tokens", why=f"its second dimension is 0: {tuple(tensor.shape)}")
+    positions = accepts.positions
     if positions is not None and "position_ids" not in given and tensor.shape[1] > positions:
         raise InputError(f"{tensor.shape[1]} tokens, but the backbone takes {positions}", hint="truncation=True")
+    accepts.check_values(backbone, given, tensor.shape[0])
     decoder = ("decoder_input_ids", "decoder_inputs_embeds")
     if spec.encoder_decoder and not any(name in given for name in decoder) and "input_ids" in given:
         given["decoder_input_ids"] = backbone._shift_right(given["input_ids"])

@@ -27,6 +27,7 @@ from compose.methods.fusion.module import Fusion
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
 from compose.methods.registry import make_config
 from compose.runtime import files, state
+from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
 from compose.runtime.hooks import Hooks
 from compose.runtime.host import attention_dropout, host_of
@@ -35,7 +36,6 @@ from compose.runtime.plans import RunnablePlans
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.summary import Summary, summarize
-from compose.runtime.texts import learned_positions
 
 
 class Model(nn.Module):
@@ -55,7 +55,7 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.spec = anatomy.spec
-        self.positions = learned_positions(backbone)
+        self.accepts = Accepts.of(backbone)
         self.tokenizer = tokenizer
         self.source = source
         self.adapters = NamedModules("adapter")

@@ -19,6 +19,7 @@ from compose.heads.output import MultiHeadOutput
 from compose.plan import Output, Plan, SiteKey
 from compose.runtime import files
 from compose.runtime.aggregate import aggregate, check_heads
+from compose.runtime.accepts import CALL
 from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
 from compose.runtime.calls import head_input, prepare_inputs, states_output
 from compose.runtime.frame import Frame, running
@@ -108,7 +109,7 @@ class RunnablePlan:
         check_heads(bound.plan, heads)
         wanted = labels_by_output(labels, bound.plan.outputs, every)
         weights = loss_weights_of(loss_weights, bound.plan.outputs, every)
-        states, frame, given, selected = self._run(bound, inputs, route)
+        states, frame, given, selected = self._run(bound, inputs, route, own=CALL)
         results = []
         for output, head, targets in zip(bound.plan.outputs, heads, wanted, strict=True):
             rows = selected[output.rows] if output.rows else None
@@ -223,6 +224,7 @@ class RunnablePlan:
         inputs: Mapping[str, Any],
         route: Sequence[str] | None,
         attention: dict[tuple[str, int, str], list[Tensor]] | None = None,
+        own: tuple[str, ...] = ("route",),
     ) -> tuple[Any, Frame, dict[str, Any], dict[Any, list[int]]]:
         model, plan = self.model, bound.plan
         if not model.hooks.installed:
@@ -230,7 +232,7 @@ class RunnablePlan:
                 "the backbone was detached from this model, so no plan can run on it",
                 hint="compose.attach(backbone) makes a new model",
             )
-        given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.positions)
+        given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.accepts, own)
         names = check_route(route, route_names(plan), batch)
         chains = row_chains(list(bound.programs.values()))
         selected = select_rows([*chains, *(output.rows for output in plan.outputs)], batch, names)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from compose.errors import InputError, Problem
+from compose.methods.config import is_number
 from compose.plan import Output
 
 
@@ -76,7 +77,7 @@ def labels_by_output(labels: Any, wanted: Sequence[Output], every: Sequence[Outp
     """Each wanted output's labels.
 
     Raises:
-        InputError: if labels are given for tasks that there are not, or plain ones for several tasks.
+        InputError: if labels are given for tasks that there are not, twice for one, or plain ones for several.
     """
     if labels is None:
         return [Targets(output.task) for output in wanted]
@@ -88,15 +89,10 @@ def labels_by_output(labels: Any, wanted: Sequence[Output], every: Sequence[Outp
                 hint="labels={'task': ..., ...}",
             )
         return [Targets(every[0].task, labels)]
-    problems, given = [], {}
-    for task, value in labels.items():
-        found = _positions(task, every)
-        if len(found) == 1:
-            given[every[found[0]]] = value
-        else:
-            problems.append(_not_one(task, found, every))
+    problems = _task_problems(labels, every)
     if problems:
         raise InputError(problems)
+    given = {every[_positions(task, every)[0]]: value for task, value in labels.items()}
     return [Targets(output.task, given.get(output)) for output in wanted]
 
 
@@ -106,10 +102,23 @@ def loss_weights_of(
     """The weights of the wanted outputs' losses, by the keys that `MultiHeadOutput` has for them.
 
     Raises:
-        InputError: naming every task that there is not, or that is ambiguous.
+        InputError: naming every task that there is not, that is ambiguous or given twice, and every weight that
+            is no finite number.
     """
-    found = {task: _positions(task, every) for task in weights or {}}
-    problems = [_not_one(task, places, every) for task, places in found.items() if len(places) != 1]
+    if weights is None:
+        return {}
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f"loss_weights is a {type(weights).__name__}, but weights by task are needed",
+            legal=_names(every),
+            hint="loss_weights={'task': 0.5}",
+        )
+    problems = _task_problems(weights, every)
+    problems += [
+        Problem(f"the loss weight of task {task!r} is {weight!r}, but a finite number is needed")
+        for task, weight in weights.items()
+        if not _is_weight(weight)
+    ]
     if problems:
         raise InputError(problems)
     names = [output.task for output in wanted]
@@ -117,8 +126,32 @@ def loss_weights_of(
         output: position if output.task is None or names.count(output.task) > 1 else output.task
         for position, output in enumerate(wanted)
     }
-    given = {every[found[task][0]]: weight for task, weight in (weights or {}).items()}
+    given = {every[_positions(task, every)[0]]: weight for task, weight in weights.items()}
     return {keys[output]: weight for output, weight in given.items() if output in keys}
+
+
+def _task_problems(tasks: Iterable[str | int], outputs: Sequence[Output]) -> list[Problem]:
+    """Tasks that there are not, that are ambiguous, and that are given twice, by name and by position."""
+    problems: list[Problem] = []
+    seen: dict[int, str | int] = {}
+    for task in tasks:
+        found = _positions(task, outputs)
+        if len(found) != 1:
+            problems.append(_not_one(task, found, outputs))
+        elif found[0] in seen:
+            name = outputs[found[0]].task
+            called = f"output {found[0]}" if name is None else f"task '{name}'"
+            problems.append(Problem(f"{called} is given twice, as {seen[found[0]]!r} and as {task!r}"))
+        else:
+            seen[found[0]] = task
+    return problems
+
+
+def _is_weight(weight: Any) -> bool:
+    """Whether it can weigh a loss; what a tensor holds is not looked at, since a device would have to answer."""
+    if isinstance(weight, Tensor):
+        return weight.numel() == 1
+    return is_number(weight)
 
 
 def _length(labels: Any) -> int | None:

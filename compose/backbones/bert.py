@@ -39,7 +39,8 @@ BERT = BackboneTable(
             sublayers=_BERT_SUBLAYERS,
             batch_arguments=("attention_mask", "encoder_hidden_states", "encoder_attention_mask"),
         ),
-    )
+    ),
+    entry={"embeddings": "states"},
 )
 
 DISTILBERT = BackboneTable(
@@ -73,7 +74,8 @@ DISTILBERT = BackboneTable(
             ),
             batch_arguments=("attention_mask",),
         ),
-    )
+    ),
+    entry={"embeddings": "states"},
 )
 
 TABLES = {"bert": (BERT,), "roberta": (BERT,), "distilbert": (DISTILBERT,)}

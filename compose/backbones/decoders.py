@@ -6,6 +6,7 @@ from compose.backbones.table import BackboneTable, Fused, StackTable, SubLayerTa
 
 GPT2 = BackboneTable(
     causal=True,
+    entry={"wte": "states", "wpe": "nothing", "drop": "unchanged"},
     stacks=(
         StackTable(
             stack="decoder",
@@ -43,6 +44,7 @@ GPT2 = BackboneTable(
 
 LLAMA = BackboneTable(
     causal=True,
+    entry={"embed_tokens": "states"},
     stacks=(
         StackTable(
             stack="decoder",

@@ -61,12 +61,17 @@ class StackModules:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A backbone taken apart: its table, its spec, and the modules that belong to it."""
+    """A backbone taken apart: its table, its spec, and the modules that belong to it.
+
+    Args:
+        before: what runs before the layers, where these can be entered without it.
+    """
 
     table: BackboneTable
     spec: BackboneSpec
     layers: tuple[LayerModules, ...]
     decoder: StackModules | None
+    before: tuple[Any, ...] = ()
 
 
 def table_for(model: Any) -> BackboneTable:
@@ -113,6 +118,7 @@ def resolve(model: Any, table: BackboneTable | None = None) -> Anatomy:
             modules, layer_spec = _layer(block, len(layers), stack, model, problems)
             layers.append(modules)
             specs.append(layer_spec)
+    before = tuple(_find(model, path, problems, "") for path in table.entry)
     if problems:
         raise BackboneError(problems)
     spec = BackboneSpec(
@@ -126,7 +132,7 @@ def resolve(model: Any, table: BackboneTable | None = None) -> Anatomy:
         tokens=_image_tokens(model) if table.modality == "image" else None,
         vocabulary=getattr(model.config, "vocab_size", 0) or 0,
     )
-    return Anatomy(table, spec, tuple(layers), decoder)
+    return Anatomy(table, spec, tuple(layers), decoder, before)
 
 
 def _layer(

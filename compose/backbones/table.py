@@ -6,6 +6,7 @@ the modules' shapes into a `BackboneSpec` is the work of `infer`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,10 +66,23 @@ class StackTable:
     module: str = ""
 
 
+Entry = Literal["states", "nothing", "unchanged"]
+"""What a module before the layers answers where the layers are entered later: states, zeros, its own input."""
+
+
 @dataclass(frozen=True)
 class BackboneTable:
-    """An architecture: its stacks and what else the compiler must know."""
+    """An architecture: its stacks and what else the compiler must know.
+
+    Args:
+        stacks: of layers, in the order in which they run.
+        causal: whether tokens see only those before them.
+        modality: what it reads.
+        entry: the modules before the layers, and what stands in for each of them where known states are handed
+            to a later layer; empty if it cannot be entered there.
+    """
 
     stacks: tuple[StackTable, ...]
     causal: bool = False
     modality: Literal["text", "image"] = "text"
+    entry: Mapping[str, Entry] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from compose.backbones.table import BackboneTable, StackTable, SubLayerTable
 
 VIT = BackboneTable(
     modality="image",
+    entry={"embeddings": "states"},
     stacks=(
         StackTable(
             stack="encoder",
@@ -38,6 +39,7 @@ VIT = BackboneTable(
 
 VIT_OLDER = BackboneTable(
     modality="image",
+    entry={"embeddings": "states"},
     stacks=(
         StackTable(
             stack="encoder",

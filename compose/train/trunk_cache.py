@@ -1,0 +1,216 @@
+"""The trunk's states of texts, computed once and kept for all epochs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compose.errors import ConfigError
+from compose.runtime.trunk import TrunkStates
+from compose.train.segments import Segments
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+    from compose.runtime.runnable import RunnablePlan
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+GIBIBYTE = 2**30
+
+Key = bytes
+Shape = tuple[int, int, int]
+"""Places, tokens (-1: as many as there are) and width."""
+
+
+class TrunkCache:
+    """What layers below the first active adapter make of texts.
+
+    A text's states depend on the backbone's weights below that layer, on the text's tokens, and on nothing
+    else, so that they serve every epoch, every adapter and, in a folder, every run. They are computed without
+    dropout. Rows are kept without their padding.
+
+    Args:
+        folder: where states are kept for later runs and for other processes, which may use it at the same
+            time; None keeps them for this cache only.
+        memory: bytes that are kept in memory; what is more goes to a memory-mapped file.
+        dtype: `float32`, `bf16` or a torch dtype to keep them in; the backbone's own by default. bf16 needs half
+            the room, and rounds each state by at most 1/256 of itself.
+
+    Raises:
+        ConfigError: an unknown dtype, or a memory below 0.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        memory: int = 2 * GIBIBYTE,
+        dtype: torch.dtype | str | None = None,
+    ) -> None:
+        if isinstance(dtype, str):
+            if dtype not in DTYPES:
+                raise ConfigError(f"there is no cache dtype '{dtype}'", got=dtype, legal=tuple(DTYPES))
+            dtype = DTYPES[dtype]
+        if memory < 0:
+            raise ConfigError(f"memory={memory}, but a cache has at least 0 bytes")
+        self.folder = None if folder is None else Path(folder)
+        self.memory = memory
+        self.dtype = dtype
+        self.computed = 0
+        """Rows that had to be computed."""
+        self.found = 0
+        """Rows that were there."""
+        self._held: dict[Key, Tensor] = {}
+        self._bytes = 0
+        self._files: dict[str, Segments] = {}
+        self._temporary: Path | None = None
+        self._digests: dict[tuple[Any, ...], str] = {}
+        self._writes = True
+        self._lock = threading.Lock()
+
+    def states(self, plan: RunnablePlan, inputs: Mapping[str, Tensor]) -> TrunkStates:
+        """The trunk's states of a batch: `plan(**inputs, trunk_states=cache.states(plan, inputs))`.
+
+        Args:
+            plan: whose trunk.
+            inputs: [rows, tokens] each, padded on the right.
+
+        Raises:
+            InputError: if the plan has no trunk.
+        """
+        depth, every = plan.trunk, plan.plan.aggregation is not None
+        if not depth:
+            return plan.trunk_states(**inputs)  # which says why there is none
+        dtype = self.dtype or next(plan.model.backbone.parameters()).dtype
+        space = self._space(plan.model, depth, every, dtype)
+        lengths = _lengths(inputs)
+        keys = [_key(space, row, inputs, length) for row, length in enumerate(lengths)]
+        with self._lock:
+            shape = (depth + 1 if every else 1, -1, plan.model.spec.hidden_size)
+            rows = self._look(space, keys, shape, dtype)
+            missing = [place for place, row in enumerate(rows) if row is None]
+            self.found += len(rows) - len(missing)
+            if missing:
+                for place, states in zip(missing, _computed(plan, inputs, missing, lengths, dtype), strict=True):
+                    rows[place] = states
+                    self._keep(space, keys[place], states)
+                self.computed += len(missing)
+        return _batch(depth, [row for row in rows if row is not None], inputs, plan.model)
+
+    def _look(self, space: str, keys: Sequence[Key], shape: Shape, dtype: torch.dtype) -> list[Tensor | None]:
+        found = [self._find(space, key, shape, dtype) for key in keys]
+        files = self._files.get(space)
+        if files is None or self.folder is None or all(row is not None for row in found):
+            return found
+        files.refresh()
+        return [
+            self._find(space, key, shape, dtype) if row is None else row for key, row in zip(keys, found, strict=True)
+        ]
+
+    def _find(self, space: str, key: Key, shape: Shape, dtype: torch.dtype) -> Tensor | None:
+        held = self._held.get(key)
+        if held is not None:
+            return held
+        if self.folder is not None and space not in self._files:
+            self._files[space] = Segments(self.folder / space)
+        files = self._files.get(space)
+        payload = None if files is None else files.find(key)
+        return None if payload is None else torch.frombuffer(payload, dtype=dtype).view(shape)
+
+    def _keep(self, space: str, key: Key, states: Tensor) -> None:
+        fits = self._bytes + states.nbytes <= self.memory
+        if fits and key not in self._held:
+            self._held[key] = states
+            self._bytes += states.nbytes
+        if (fits and self.folder is None) or not self._writes:
+            return
+        try:
+            if space not in self._files:
+                self._files[space] = Segments((self.folder or self._temporary_folder()) / space)
+            self._files[space].append(key, memoryview(states.view(torch.uint8).flatten().numpy()))
+        except OSError as error:
+            self._writes = False
+            warnings.warn(
+                f"the trunk cache cannot be written ({error}): what is missing is computed anew", stacklevel=2
+            )
+
+    def _temporary_folder(self) -> Path:
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="compose-trunk-"))
+            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+        return self._temporary
+
+    def _space(self, model: Model, depth: int, every: bool, dtype: torch.dtype) -> str:
+        """What states depend on beside their text: a name for the weights below, where they end, and the dtype."""
+        anatomy = model.hooks.anatomy
+        modules = (*anatomy.before, *(layer.layer for layer in anatomy.layers[:depth]))
+        weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        known = (depth, every, dtype, *((tensor.data_ptr(), tensor._version) for tensor in weights))
+        if known not in self._digests:
+            config = {**model.config.to_dict(), "attention": getattr(model.config, "_attn_implementation", None)}
+            for name in ("_name_or_path", "name_or_path", "transformers_version"):
+                config.pop(name, None)
+            about = f"{sorted(config.items(), key=lambda item: item[0])} {depth} {every} {dtype}"
+            self._digests = {**self._digests, known: _digest(about, weights)}
+        return self._digests[known]
+
+
+def _digest(about: str, weights: Iterable[Tensor]) -> str:
+    found = hashlib.sha256(about.encode())
+    for tensor in weights:
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
+    return found.hexdigest()[:32]
+
+
+def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:
+    """Each row's tokens before its padding; all of them where the mask is no such padding."""
+    tokens = inputs["input_ids"].shape[1]
+    mask = inputs.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return [tokens] * len(inputs["input_ids"])
+    counts = mask.sum(1)
+    padded = torch.arange(tokens, device=mask.device) < counts[:, None]
+    plain = (padded == mask.bool()).all(1)
+    return [count if fits and count else tokens for count, fits in zip(counts.tolist(), plain.tolist(), strict=True)]
+
+
+def _key(space: str, row: int, inputs: Mapping[str, Tensor], length: int) -> Key:
+    found = hashlib.blake2b(space.encode(), digest_size=32)
+    for name, tensor in sorted(inputs.items()):
+        own = tensor[row] if tensor.shape[0] > row else tensor[0]
+        own = own[:length]
+        found.update(f"{name} {own.dtype} {tuple(own.shape)}".encode())
+        found.update(own.detach().cpu().contiguous().numpy().tobytes())
+    return found.digest()
+
+
+def _computed(
+    plan: RunnablePlan, inputs: Mapping[str, Tensor], missing: Sequence[int], lengths: Sequence[int], dtype: torch.dtype
+) -> list[Tensor]:
+    """[places, tokens, width] of each missing row, without its padding."""
+    longest = max(lengths[place] for place in missing)
+    chosen = {name: tensor[list(missing), :longest] for name, tensor in inputs.items()}
+    states = torch.stack(plan.trunk_states(**chosen).states).to("cpu", dtype)
+    return [states[:, row, : lengths[place]].clone() for row, place in enumerate(missing)]
+
+
+def _batch(depth: int, rows: Sequence[Tensor], inputs: Mapping[str, Tensor], model: Model) -> TrunkStates:
+    """Rows as one batch, zeros where there is padding: nothing that is there attends to it."""
+    ids = inputs["input_ids"]
+    dtype = next(model.backbone.parameters()).dtype
+    places, _, width = rows[0].shape
+    batch = torch.zeros(places, len(rows), ids.shape[1], width, dtype=dtype)
+    for row, states in enumerate(rows):
+        batch[:, row, : states.shape[1]] = states
+    return TrunkStates(depth, tuple(batch.to(ids.device).unbind()))

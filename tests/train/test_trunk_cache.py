@@ -1,0 +1,174 @@
+"""The trunk cache gives what the trunk gives, whatever became of what it keeps."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from compose import Drop, Parallel
+from compose.errors import ConfigError, InputError
+from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
+from compose.train.segments import Segments
+from compose.train.trunk_cache import TrunkCache
+from tests import tiny
+
+LAYERS = 4
+
+
+def model_of(architecture: str = "bert") -> Model:
+    model = tiny.model(architecture, LAYERS)
+    for seed, (name, preset) in enumerate((("a", "seq_bn"), ("b", "double_seq_bn"))):
+        tiny.randomize(model.add_adapter(name, preset), seed)
+    return model
+
+
+def batches() -> Iterator[dict[str, Tensor]]:
+    whole = tiny.inputs(rows=5, padded=True)
+    for rows in ([0, 1, 2], [3, 4], [4, 0], [2, 1, 3]):
+        yield {name: tensor[rows] for name, tensor in whole.items()}
+
+
+def agrees(cache: TrunkCache, plan: RunnablePlan, tolerance: float = 1e-9) -> None:
+    for inputs in batches():
+        with torch.no_grad():
+            found = plan.states(**inputs, trunk_states=cache.states(plan, inputs)).last_hidden_state
+            expected = plan.states(**inputs).last_hidden_state
+        there = inputs["attention_mask"].bool()
+        found, expected = (states.unflatten(0, (-1, len(there)))[:, there] for states in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("memory", [0, 3000, 10**9])
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_each_row_is_computed_once(architecture: str, memory: int) -> None:
+    model = model_of(architecture)
+    cache = TrunkCache(memory=memory)
+    agrees(cache, model.plan(Parallel(Drop("a", first=2), Drop("b", first=3))))
+    assert (cache.computed, cache.found) == (5, 5)
+
+
+def test_a_folder_serves_the_next_run(tmp_path: Path) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    agrees(TrunkCache(tmp_path), plan)
+    again = TrunkCache(tmp_path)
+    agrees(again, plan)
+    assert (again.computed, again.found) == (0, 10)
+
+
+def test_layers_and_weights_have_states_of_their_own(tmp_path: Path) -> None:
+    model = model_of()
+    agrees(TrunkCache(tmp_path), model.plan(Drop("a", first=2)))
+    deeper = TrunkCache(tmp_path)
+    agrees(deeper, model.plan(Drop("a", first=3)))
+    assert deeper.computed == 5
+    with torch.no_grad():
+        next(model.backbone.encoder.layer[0].attention.output.LayerNorm.parameters()).add_(0.5)
+    changed = TrunkCache(tmp_path)
+    agrees(changed, model.plan(Drop("a", first=2)))
+    assert changed.computed == 5
+
+
+def test_a_weight_that_changes_meanwhile_is_seen() -> None:
+    model, cache = model_of(), TrunkCache()
+    plan = model.plan(Drop("a", first=2))
+    agrees(cache, plan)
+    with torch.no_grad():
+        model.backbone.encoder.layer[1].output.dense.weight.mul_(1.5)
+    agrees(cache, plan)
+    assert cache.computed == 10
+
+
+def test_what_lies_above_does_not_matter(tmp_path: Path) -> None:
+    model = model_of()
+    agrees(TrunkCache(tmp_path), model.plan(Drop("a", first=2)))
+    with torch.no_grad():
+        model.backbone.encoder.layer[2].output.dense.weight.mul_(1.5)
+    again = TrunkCache(tmp_path)
+    agrees(again, model.plan(Drop("b", first=2)))
+    assert again.computed == 0
+
+
+@pytest.mark.parametrize("place", [0, 8, 40, 60, 70, -100])
+def test_what_is_damaged_is_computed_anew(tmp_path: Path, place: int) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    agrees(TrunkCache(tmp_path), plan)
+    segment = next(tmp_path.rglob("*.segment"))
+    content = bytearray(segment.read_bytes())
+    content[place] ^= 0xFF
+    segment.write_bytes(content)
+    again = TrunkCache(tmp_path)
+    agrees(again, plan)
+    assert 1 <= again.computed <= 5
+
+
+@pytest.mark.parametrize("keep", [0, 10, 64, 1000])
+def test_what_was_cut_off_is_computed_anew(tmp_path: Path, keep: int) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    agrees(TrunkCache(tmp_path), plan)
+    segment = next(tmp_path.rglob("*.segment"))
+    segment.write_bytes(segment.read_bytes()[:keep])
+    again = TrunkCache(tmp_path)
+    agrees(again, plan)
+    assert again.computed >= 4
+
+
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    mine = TrunkCache(tmp_path, memory=0)
+    first = next(batches())
+    mine.states(plan, first)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom compose import Drop\n"
+        "from tests.train.test_trunk_cache import agrees, model_of\nfrom compose.train.trunk_cache import TrunkCache\n"
+        "cache = TrunkCache(Path(sys.argv[1]))\nagrees(cache, model_of().plan(Drop('a', first=2)))\n"
+        "print(cache.computed)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2", done.stderr
+    agrees(mine, plan)
+    assert mine.computed == 3
+
+
+def test_a_copy_shares_states(tmp_path: Path) -> None:
+    model = model_of()
+    agrees(TrunkCache(tmp_path), model.plan(Drop("a", first=2)))
+    again = TrunkCache(tmp_path)
+    agrees(again, copy.deepcopy(model).plan(Drop("a", first=2)))
+    assert again.computed == 0
+
+
+def test_bf16_halves_the_room(tmp_path: Path) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    cache = TrunkCache(tmp_path, dtype="bf16")
+    agrees(cache, plan, tolerance=0.05)
+    size = sum(segment.stat().st_size for segment in tmp_path.rglob("*.segment"))
+    tokens = int(tiny.inputs(rows=5, padded=True)["attention_mask"].sum())
+    assert size <= tokens * plan.model.spec.hidden_size * 2 + 5 * 128
+
+
+def test_a_full_disk_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Segments, "append", fail)
+    cache = TrunkCache(memory=0)
+    with pytest.warns(UserWarning, match="No space left"):
+        agrees(cache, model_of().plan(Drop("a", first=2)))
+    assert cache.computed == 10
+
+
+def test_errors() -> None:
+    with pytest.raises(ConfigError, match="there is no cache dtype 'bf17'"):
+        TrunkCache(dtype="bf17")
+    with pytest.raises(ConfigError, match="memory=-1"):
+        TrunkCache(memory=-1)
+    with pytest.raises(InputError, match="no trunk"):
+        TrunkCache().states(model_of().plan("a"), tiny.inputs())

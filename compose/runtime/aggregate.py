@@ -60,10 +60,11 @@ def over_layers(frame: Frame, layers: Sequence[Tensor], mask: Tensor | None) -> 
     values = []
     for end in range(plan.classes):
         of_class = [
-            states.narrow(0, classes[end] * frame.batch, frame.batch).to(bound.dtype)
+            states.narrow(0, classes[end] * frame.batch, frame.batch)
             for states, classes in zip(layers, sources, strict=True)
         ]
-        values.append(Value(of_class[-1], Context(states=LayerStates(of_class, mask))))
+        context = Context(states=LayerStates(of_class, mask, bound.dtype))
+        values.append(Value(of_class[-1].to(bound.dtype), context))
     results = run_values(frame, bound, values)
     return (results[0] if len(results) == 1 else torch.cat(results)).to(last.dtype)
 

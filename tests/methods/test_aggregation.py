@@ -197,3 +197,20 @@ def test_a_part_without_an_increment_says_so() -> None:
         part.prepare(y, Context())
     with pytest.raises(ValueError, match="lacks its states"):
         part(y, Context())
+
+
+def test_states_that_lie_one_after_the_other_are_not_copied() -> None:
+    whole = torch.randn(LAYERS + 1, 3, 5, WIDTH, dtype=torch.float64)
+    parts, loose = list(whole), [part.clone() for part in whole]
+    weights = torch.randn(3, 5, LAYERS + 1, dtype=torch.float64).softmax(-1)
+    for chosen, shares in (((0, 1, 2), weights), ((1, 2), weights[..., 1:]), ((0, 2), weights[..., ::2])):
+        one, other = LayerStates(parts), LayerStates(loose)
+        torch.testing.assert_close(one.mixed(chosen, shares), other.mixed(chosen, shares))
+        for found, expected in zip(one.means(chosen), other.means(chosen), strict=True):
+            torch.testing.assert_close(found, expected)
+        copied = one._stacked(chosen).untyped_storage().data_ptr() != whole.untyped_storage().data_ptr()
+        assert copied == (chosen == (0, 2))
+    backwards = LayerStates(parts[::-1])
+    torch.testing.assert_close(
+        backwards.mixed((0, 1, 2), weights.flip(-1)), LayerStates(loose).mixed((0, 1, 2), weights)
+    )

@@ -93,8 +93,8 @@ class AggregationConfig(Config):
 
     def _acting(self, name: str, backbone: BackboneSpec) -> ActingSpec:
         width, size, states = backbone.hidden_size, self.size, len(self.chosen(len(backbone.layers) + 1))
-        # A token: its query, its scores, its share in the means over tokens. Adding up is no product of matrices.
-        multiplies = width * size + states * size + states * width
+        # A token: its query, its scores, its share in the means over tokens, and its states added up.
+        multiplies = width * size + states * size + 2 * states * width
         parameters = 2 * width * size + size
         pair = 0
         if self.tailor:

@@ -7,7 +7,7 @@ plan they do nothing. They are pure: gradient checkpointing may run them twice.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,12 @@ from compose.runtime.execute import run
 from compose.runtime.frame import Frame, running
 from compose.runtime.repeat import repeat_arguments, repeat_decoder_inputs, take_classes
 
+OWNER = "_compose_hooks"
+"""The attribute of our functions among a module's hooks that tells whose they are."""
+
+_KINDS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+"""Where torch notes what else it knows of a hook."""
+
 
 def first(output: Any) -> Tensor:
     """The tensor that a module hands on, alone or as the first of a tuple."""
@@ -35,10 +41,16 @@ def with_first(output: Any, tensor: Tensor) -> Any:
 
 
 class Hooks:
-    """All hooks on one backbone; a context manager, or `install` and `remove`."""
+    """All hooks of one model on its backbone; a context manager, or `install` and `remove`.
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    Args:
+        anatomy: where the backbone's sites are.
+        trained: which of its weights asked for gradients before any model was attached.
+    """
+
+    def __init__(self, anatomy: Anatomy, trained: Mapping[str, bool] | None = None) -> None:
         self.anatomy = anatomy
+        self.trained = dict(trained or {})
         self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
         self._handles: list[RemovableHandle] = []
         self.installed = False  # a plain flag: Dynamo, which reads it in every call, knows no handles
@@ -96,7 +108,24 @@ class Hooks:
             frame = running.frame
             return None if frame is None or frame.owner is not self else hook(*call)
 
+        setattr(run_hook, OWNER, self)
         return run_hook
+
+
+def hooks_on(backbone: nn.Module) -> list[Hooks]:
+    """The hooks of every model that is attached to a backbone."""
+    found = [getattr(hook, OWNER, None) for module in backbone.modules() for hook in module._forward_hooks.values()]
+    return list(dict.fromkeys(owner for owner in found if owner is not None))
+
+
+def strip(backbone: nn.Module) -> None:
+    """Takes the hooks of all models from a copy of a backbone, which has them from its original."""
+    for module in backbone.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if hasattr(hook, OWNER)]:
+                del hooks[key]
+                for kind in _KINDS:
+                    getattr(module, kind).pop(key, None)
 
 
 def _decoder_input(module: nn.Module) -> Callable[..., Any]:

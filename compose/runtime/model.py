@@ -29,7 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
-from compose.runtime.hooks import Hooks
+from compose.runtime.hooks import Hooks, hooks_on
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
@@ -64,10 +64,11 @@ class Model(nn.Module):
         self.plans = PlanCache()
         self.drop_generator = random.Random(0)
         self.version = 0
-        self.hooks = Hooks(anatomy)
+        before = hooks_on(backbone)  # of other models, which froze it
+        trained = {name: p.requires_grad for name, p in backbone.named_parameters()}
+        self.hooks = Hooks(anatomy, before[0].trained if before else trained)
         self._active: Expression | None = None
         self._runnable = RunnablePlans()
-        self._trained = {name: p.requires_grad for name, p in backbone.named_parameters()}
         self.training = backbone.training
         backbone.requires_grad_(False)
         self.hooks.install()
@@ -308,7 +309,7 @@ class Model(nn.Module):
 
     def take_over(self, original: Model) -> None:
         """Takes over what else a copy has of its original: the active plan, and what `detach` brings back."""
-        self._active, self._trained = original._active, dict(original._trained)
+        self._active, self.hooks.trained = original._active, dict(original.hooks.trained)
         self.drop_generator.setstate(original.drop_generator.getstate())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Model:
@@ -376,11 +377,15 @@ class Model(nn.Module):
         return files.load_head(self, folder, name, allow_backbone)
 
     def detach(self) -> nn.Module:
-        """Gives the backbone back as it was before: no hooks, the same weights asking for gradients."""
+        """Gives the backbone back as it was before: no hooks, the same weights asking for gradients.
+
+        Where other models are attached to it, it stays frozen until the last of them is detached.
+        """
         self.gradient_checkpointing_disable()
         self.hooks.remove()
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(self._trained[name])
+        if not hooks_on(self.backbone):
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(self.hooks.trained[name])
         return self.backbone
 
     # helpers

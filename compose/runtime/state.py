@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from compose.backbones.resolve import resolve
+from compose.runtime.hooks import strip
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -45,12 +46,9 @@ def checked(result: Any, backbone: nn.Module, prefix: str, strict: bool) -> Any:
 
 def copied(model: Model, memo: dict[int, Any]) -> Model:
     """A copy of a model with hooks of its own: those of the original know the original's modules."""
-    model.hooks.remove()
-    try:
-        backbone = copy.deepcopy(model.backbone, memo)
-        parts = {name: copy.deepcopy(getattr(model, name), memo) for name in ("adapters", "fusions", "heads")}
-    finally:
-        model.hooks.install()
+    backbone = copy.deepcopy(model.backbone, memo)  # with the hooks, since calls may run on the original meanwhile
+    strip(backbone)
+    parts = {name: copy.deepcopy(getattr(model, name), memo) for name in ("adapters", "fusions", "heads")}
     twin = type(model)(backbone, resolve(backbone, model.hooks.anatomy.table), model.tokenizer, model.source)
     for name, part in parts.items():
         setattr(twin, name, part)

@@ -110,6 +110,20 @@ def test_two_models_on_one_backbone() -> None:
     assert torch.equal(last(first.plan("lora").states(**inputs)), expected[0])
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first in first out", "last in first out"])
+def test_the_last_of_two_models_thaws_the_backbone(order: tuple[int, int]) -> None:
+    backbone = tiny.backbone()
+    for number, parameter in enumerate(backbone.parameters()):
+        parameter.requires_grad_(number % 3 != 0)
+    flags = [parameter.requires_grad for parameter in backbone.parameters()]
+    models = [compose.attach(backbone), compose.attach(backbone)]
+    models[order[0]].detach()
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    models[order[1]].detach()
+    assert [parameter.requires_grad for parameter in backbone.parameters()] == flags
+    assert hooks_of(backbone) == 0
+
+
 def test_attach_without_tokenizer() -> None:
     model = compose.attach(tiny.backbone(dtype=torch.float32))
     model.add_adapter("a")
@@ -180,6 +194,16 @@ def test_deepcopy_is_independent() -> None:
     assert hooks_of(twin.backbone) == 0
     assert all(parameter.requires_grad for parameter in twin.backbone.parameters())  # as before the first attachment
     assert torch.equal(last(model.plan(expression).states(**inputs)), expected)
+
+
+def test_a_copy_has_no_hooks_of_any_original() -> None:
+    backbone = tiny.backbone()
+    first, second = compose.attach(backbone), compose.attach(backbone)
+    count = hooks_of(backbone)
+    twin = copy.deepcopy(second)
+    assert hooks_of(backbone) == count == 2 * hooks_of(twin.backbone)
+    twin.detach()
+    assert hooks_of(twin.backbone) == 0 and first.hooks.installed and second.hooks.installed
 
 
 def test_pickling_says_what_to_do_instead(tmp_path: Path) -> None:

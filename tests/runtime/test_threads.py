@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from typing import Any
@@ -49,6 +50,35 @@ def in_threads(run: Any, count: int = THREADS) -> list[BaseException]:
     for thread in threads:
         thread.join()
     return raised
+
+
+def test_copies_disturb_no_call() -> None:
+    model = model_of()
+    inputs = tiny.inputs(padded=True)
+    plan = model.plan(Parallel("a", "b", Fuse("a", "b")))
+    with torch.no_grad():
+        expected = plan.states(**inputs).last_hidden_state
+    calling, calls = threading.Event(), 0
+
+    def run(number: int) -> None:
+        nonlocal calls
+        if number == 0:
+            calling.wait(60)
+            try:
+                for _ in range(20):
+                    assert copy.deepcopy(model).hooks.installed
+            finally:
+                calling.clear()
+            return
+        with torch.no_grad():
+            while calling.is_set() or not calls:
+                assert torch.equal(plan.states(**inputs).last_hidden_state, expected)
+                calls += 1
+                if calls == 1:
+                    calling.set()
+
+    assert in_threads(run, 2) == []
+    assert calls > 1
 
 
 def test_no_wrong_rows_in_threads() -> None:

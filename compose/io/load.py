@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from compose.errors import FileError
+from compose.errors import FileError, Problem
 from compose.io import adapterhub, composition, native
 from compose.io.detect import expect
 from compose.io.fingerprint import Fingerprint
@@ -39,7 +39,7 @@ def read_adapter(
     if form == "adapterhub":
         return adapterhub.read_adapter(view, backbone, name, with_head)
     record = native.load_adapter(folder, name, with_head)
-    saved = [record.fingerprint, record.head.fingerprint if record.head else None]
+    saved = [record.fingerprint, *([record.head.fingerprint] if record.head else [])]
     check_backbone(saved, fingerprint, str(folder), allow_backbone)
     return record
 
@@ -101,8 +101,8 @@ def check_backbone(
     """Refuse what was made for another backbone.
 
     Args:
-        saved: the fingerprints of what was read; None where the file has none.
-        own: the fingerprint of the backbone at hand.
+        saved: the fingerprints of what was read; None where the file has none, which fits no backbone.
+        own: the fingerprint of the backbone at hand; without one nothing is compared.
         where: the path that errors name.
         allow: take it all the same.
 
@@ -111,7 +111,10 @@ def check_backbone(
     """
     if own is None or allow:
         return
-    problems = {problem for each in dict.fromkeys(saved) if each for problem in each.mismatch(own)}
+    known = dict.fromkeys(saved)
+    problems = {problem for each in known if each for problem in each.mismatch(own)}
+    if None in known:
+        problems.add(Problem("does not say for which backbone it was made", why="there is no 'fingerprint' in it"))
     if problems:
         raise FileError(
             [

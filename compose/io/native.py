@@ -21,6 +21,14 @@ from compose.methods.registry import config_from_dict
 VERSION = 1
 """Version of the format. A change that older readers would misread raises it."""
 
+_COMMON = ("name", "kind", "version", "fingerprint", "meta", "sha256")
+KEYS = {
+    "adapter": (*_COMMON, "method", "config", "expression", "head"),
+    "fusion": (*_COMMON, "config", "children"),
+    "head": (*_COMMON, "config"),
+}
+"""The keys that manifests have."""
+
 Files = list[tuple[str, bytes]]
 
 
@@ -102,8 +110,11 @@ def load_adapter(folder: str | Path, name: str | None = None, with_head: bool = 
     config = _method_config(manifest, where)
     own_name = check_record_name(manifest.get("name"), "adapter", where)
     wanted = own_name if name is None else check_record_name(name, "adapter", where)
+    named = manifest.get("head")
+    if named is not None:
+        check_record_name(named, "head", where)
     head = None
-    if with_head and manifest.get("head") is not None:
+    if with_head and named is not None:
         head = load_head(folder, inner=inner)
         if head.name == own_name:
             head.name = wanted
@@ -179,6 +190,13 @@ def _read(folder: str | Path, stem: str, kind: str) -> tuple[dict[str, Any], dic
     manifest, tensors = read_pair(folder, stem)
     where = str(Path(folder) / f"{stem}.json")
     check_manifest(manifest, kind, where)
+    problems = [
+        Problem(f"there is no key '{key[:80]}' in a manifest of this version", where=where, got=key, legal=KEYS[kind])
+        for key in manifest
+        if key not in KEYS[kind]
+    ]
+    if problems:
+        raise FileError(problems)
     return manifest, tensors, where
 
 

@@ -251,6 +251,10 @@ def test_damaged_manifests(tmp_path: Path, text: bytes, message: str) -> None:
         ("fingerprint", "bert", "fingerprint is not"),
         ("meta", 3, "'meta' is not"),
         ("expression", 3, "'expression'"),
+        ("head", 3, "head name must be a string"),
+        ("head", "../x", "not a legal head name"),
+        ("fingerprnt", None, "there is no key 'fingerprnt' in a manifest of this version"),
+        ("children", ["a"], "there is no key 'children'"),
     ],
 )
 def test_manifests_that_say_something_else(tmp_path: Path, key: str, value: Any, message: str) -> None:
@@ -266,7 +270,7 @@ def test_names_that_look_like_something_else(tmp_path: Path) -> None:
     for name in ("lora", "weight", "a.b", "adapters", "-", "a" * 64):
         save_adapter(adapter(name), tmp_path / "f")
         assert load_adapter(tmp_path / "f").name == name
-    for name in ("../x", "", "a b", "ü", ".", "..", "a" * 65, "loss"):
+    for name in ("../x", "", "a b", "ü", ".", "..", "a" * 65, "loss", "None"):
         with pytest.raises(FileError):
             save_adapter(adapter(name), tmp_path / "f")
         with pytest.raises(FileError):

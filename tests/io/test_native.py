@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,11 +65,11 @@ def test_renaming(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
-    overrides = (
-        {"leave_out": (1,), "r": 3}
-        if PRESETS[preset].method == "lora"
-        else {"reduction_factor": {"0": 2, "default": 4}}
-    )
+    overrides: dict[str, Any] = {
+        "lora": {"leave_out": (1,), "r": 3},
+        "layer_aggregation": {"leave_out": (1,)},
+        "bottleneck": {"reduction_factor": {"0": 2, "default": 4}},
+    }[PRESETS[preset].method]
     record = AdapterRecord("a", make_config(preset, **overrides), draw({"0.ffn.x": (2,)}))
     save_adapter(record, tmp_path)
     assert load_adapter(tmp_path).config == record.config
@@ -223,14 +225,26 @@ def test_detection(tmp_path: Path) -> None:
 
 def test_only_onto_its_backbone(tmp_path: Path) -> None:
     own, other = fingerprint(0), fingerprint(1)
-    save_adapter(adapter(fingerprint=own, head=head()), tmp_path / "adapter")
+    save_adapter(adapter(fingerprint=own), tmp_path / "adapter")
+    save_head(head(), tmp_path / "adapter")
     save_fusion(fusion(), tmp_path / "fusion")
     save_composition(CompositionRecord("nli", {"nli": adapter(fingerprint=own)}), tmp_path / "plan")
     for mine in (None, own):
         assert read_adapter(tmp_path / "adapter", backbone(), fingerprint=mine).name == "nli"
         assert read_composition(tmp_path / "plan", fingerprint=mine).expression == "nli"
-    assert read_head(tmp_path / "adapter", backbone(), fingerprint=other).name == "nli"  # it says no backbone
-    assert read_fusion(tmp_path / "fusion", backbone(), fingerprint=other).name == "nli,qqp"
+    unsaid = "does not say for which backbone it was made"
+    for options in ({}, {"allow_backbone": True}):
+        with nullcontext() if options else pytest.raises(FileError, match=unsaid):
+            assert read_head(tmp_path / "adapter", backbone(), fingerprint=other, **options).name == "nli"
+        with nullcontext() if options else pytest.raises(FileError, match=unsaid):
+            assert read_fusion(tmp_path / "fusion", backbone(), fingerprint=other, **options).name == "nli,qqp"
+    manifest = tmp_path / "adapter" / "adapter.json"
+    content = json.loads(manifest.read_text())
+    for edited in ({**content, "fingerprint": None}, {k: v for k, v in content.items() if k != "fingerprint"}):
+        manifest.write_text(json.dumps(edited))
+        with pytest.raises(FileError, match=unsaid):
+            read_adapter(tmp_path / "adapter", backbone(), fingerprint=own)
+    manifest.write_text(json.dumps(content))
     with pytest.raises(FileError, match="another 'bert' of the same size"):
         read_adapter(tmp_path / "adapter", backbone(), fingerprint=other)
     with pytest.raises(FileError, match="allow_backbone=True"):

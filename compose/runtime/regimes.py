@@ -51,19 +51,16 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
         ConfigError: if the regime is unknown, or there is nothing that it could train.
         CompileError: if the expression has no meaning.
     """
-    _check(model, expression, regime, last)
+    check_regime(model, expression, regime, last)
     model.plan(expression)
-    model.requires_grad_(False)
-    parts: dict[str, int] = {}
+    chosen: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
 
     def train(what: str, module: nn.Module) -> None:
         fresh = [p for p in module.parameters() if id(p) not in seen]
         seen.update(id(p) for p in fresh)
-        for parameter in fresh:
-            parameter.requires_grad_(True)
         if fresh:
-            parts[what] = sum(p.numel() for p in fresh)
+            chosen[what] = fresh
 
     if regime in ("adapters", "full+adapters"):
         for name in leaves(expression):
@@ -82,6 +79,13 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
     if train_layer_norms:
         norms = [m for m in model.backbone.modules() if type(m).__name__.endswith(NORMS)]
         train("layer norms", nn.ModuleList(norms))
+    if not chosen:
+        raise ConfigError([_nothing(model, expression, regime)])
+    model.requires_grad_(False)
+    for parameters in chosen.values():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+    parts = {what: sum(p.numel() for p in parameters) for what, parameters in chosen.items()}
     return Trainable(regime, parts, sum(p.numel() for p in model.parameters()))
 
 
@@ -91,7 +95,28 @@ def heads_of(expression: Expression) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-def _check(model: Model, expression: Expression, regime: str, last: int) -> None:
+def _nothing(model: Model, expression: Expression, regime: str) -> Problem:
+    """Why a regime would train nothing."""
+    missing = [name for name in heads_of(expression) if name not in model.heads]
+    what = f"the regime '{regime}' would train nothing"
+    if missing:
+        named = ", ".join(f"'{name}'" for name in missing)
+        why = f"there is no head {named}" if len(missing) == 1 else f"there are no heads {named}"
+        hint = f"model.add_head({missing[0]!r}, 'classification', labels=...)"
+        return Problem(what, why=why, got=missing[0], legal=model.heads.names, hint=hint)
+    return Problem(
+        what,
+        why="no output of the expression has a name, and so a head" if regime == "heads" else "it has no weights",
+        hint="give its branch a name: Parallel(task=...)" if regime == "heads" else "",
+    )
+
+
+def check_regime(model: Model, expression: Expression, regime: str, last: int) -> None:
+    """Checks what a regime needs of an expression and of the backbone.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
     problems = []
     if regime not in get_args(Regime):
         problems.append(Problem(f"there is no regime '{regime}'", got=str(regime), legal=get_args(Regime)))

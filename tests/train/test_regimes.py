@@ -118,7 +118,16 @@ def test_heads(model: Model) -> None:
 
 def test_an_expression_without_heads(model: Model) -> None:
     assert model.train_only("c").parts.keys() == {"adapter c"}
-    assert model.train_only("c", "heads").count == 0 == asked(model)
+    before = trained_names(model)
+    for expression, why in {
+        "c": "there is no head 'c'",
+        Parallel("c", more="a"): "there are no heads 'c', 'more'",
+        Average("a", "b"): "no output of the expression has a name",
+        None: "no output of the expression has a name",
+    }.items():
+        with pytest.raises(ConfigError, match=f"would train nothing\n  why: {why}"):
+            model.train_only(expression, "heads")
+    assert trained_names(model) == before == {"adapter c"}
 
 
 def test_last_layers(model: Model) -> None:

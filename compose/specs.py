@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-RESERVED = frozenset({"loss", "labels", "route", "tasks", "loss_weights"})
+RESERVED = frozenset({"None", "loss", "labels", "route", "tasks", "loss_weights"})
 
 SUBLAYERS = ("attn", "cross.attn", "ffn")
 LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
+from compose.dsl.check import check_nesting
 from compose.errors import CompileError, Problem
 from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
 
@@ -59,12 +60,24 @@ def _drop_problems(drop: Drop, count: int) -> Iterator[tuple[str, dict[str, obje
 
 
 def check_fusible(fuse: Fuse, vocabulary: Vocabulary) -> None:
-    """Checks that each of a fusion's children has an increment.
+    """Checks a Fuse that is to get weights: it has a meaning, each child has an increment, and one acts somewhere.
 
     Raises:
-        CompileError: with a problem for every one that has none.
+        CompileError: with every problem found.
     """
-    problems = [Problem(what, **fields) for what, fields in _unfusible(fuse, vocabulary)]  # type: ignore[arg-type]
+    check_nesting(fuse)
+    below = [
+        Problem(what, text=text, span=span, **fields)  # type: ignore[arg-type]
+        for path, node in walk(fuse)
+        if not isinstance(node, Fuse)  # those inside may get their weights later
+        for what, fields in _problems(node, vocabulary)
+        for text, span in [locate(fuse, path)]
+    ]
+    problems = [*below, *(Problem(what, **fields) for what, fields in _unfusible(fuse, vocabulary))]  # type: ignore[arg-type]
+    if not problems and not fusion_sites(fuse, vocabulary):
+        text, span = locate(fuse, ())
+        what = "no child of this Fuse acts anywhere, so it has nothing to weigh"
+        problems.append(Problem(what, text=text, span=span))
     if problems:
         raise CompileError(problems)
 

@@ -170,6 +170,9 @@ class Options:
 class Config(Options):
     """Base of the configs of adapter methods."""
 
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Options of which a user gives one at most."""
+
     @abstractmethod
     def describe(self, name: str, backbone: BackboneSpec) -> AdapterSpec:
         """Where an adapter of this config acts on a backbone, and what it costs there.

@@ -30,9 +30,13 @@ def make_config(config: str | Config, **overrides: Any) -> Config:
     >>> make_config("seq_bn", reduction_factor=8).reduction_factor
     8.0
     """
+    preset = None if isinstance(config, Config) else PRESETS.get(config)
+    kind = type(config) if isinstance(config, Config) else METHODS.get(preset.method if preset else config)
+    for names in kind.alternatives if kind else ():
+        if all(overrides.get(name) is not None for name in names):
+            raise ConfigError(f"{' and '.join(names)} say the same thing in two ways", hint=f"only {names[-1]}")
     if isinstance(config, Config):
         return config.make({**config.to_dict(), **overrides})
-    preset = PRESETS.get(config)
     if preset is not None:
         return METHODS[preset.method].make({**preset.options, **overrides})
     return config_from_dict(config, overrides)

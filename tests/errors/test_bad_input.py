@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, OPTConfig
 
 import compose
-from compose.dsl import Average, BatchSplit, Fuse, Parallel, Route, Split, Stack
+from compose.dsl import Average, BatchSplit, Drop, Fuse, Parallel, Route, Split, Stack
 from compose.errors import (
     BackboneError,
     CompileError,
@@ -367,8 +367,30 @@ NAMES: dict[str, Mistake] = {
     "adapter name that is no text": Mistake(
         lambda m, _: m.add_adapter(7), RegistryError, ("adapter name must be a string, not int 7",)
     ),
+    "adapter called None": Mistake(
+        lambda m, _: m.add_adapter("None"), RegistryError, ("adapter name 'None' is reserved",)
+    ),
+    "Parallel in a Fuse that is to get weights": Mistake(
+        lambda m, _: m.add_fusion(Fuse(PLAN, "tone", name="f")),
+        CompileError,
+        ("a Parallel inside a Fuse",),
+        ('Parallel("nli", "qqp")',),
+    ),
+    "layers that there are not in a Fuse that is to get weights": Mistake(
+        lambda m, _: m.add_fusion(Fuse(Drop("nli", first=9), Drop("qqp", layers=[7]), name="f")),
+        CompileError,
+        ("first=9 drops more layers than there are", "no layer 7"),
+        ('Drop("nli", first=9)', 'Drop("qqp", layers=[7])'),
+        problems=2,
+    ),
+    "Fuse that acts nowhere": Mistake(
+        lambda m, _: m.add_fusion(Fuse(Drop("nli", first=2), None, name="f")),
+        CompileError,
+        ("no child of this Fuse acts anywhere",),
+        ('Fuse(Drop("nli", first=2), None, name="f")',),
+    ),
     "head name that the output has": Mistake(
-        lambda m, _: m.add_head("loss"), RegistryError, ("head name 'loss' is reserved", "reserved: labels, loss")
+        lambda m, _: m.add_head("loss"), RegistryError, ("head name 'loss' is reserved", "reserved: None, labels, loss")
     ),
     "fusion name that is not legal": Mistake(
         lambda m, _: m.add_fusion("Fuse('nli', 'qqp', name='a b')"),

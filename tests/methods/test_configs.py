@@ -79,7 +79,17 @@ options = st.fixed_dictionaries(
 )
 
 
-@given(options)
+def test_width_is_said_once() -> None:
+    for config in ("seq_bn", "bottleneck", BottleneckConfig()):
+        with pytest.raises(ConfigError, match="reduction_factor and bottleneck_size say the same thing"):
+            make_config(config, reduction_factor=8, bottleneck_size=4)
+        assert make_config(config, bottleneck_size=4).size(64, 0) == 4  # a preset's factor is no one's wish
+    saved = make_config("seq_bn", bottleneck_size=4)
+    assert make_config(saved, reduction_factor=8, bottleneck_size=None).size(64, 0) == 8
+    assert make_config(saved) == saved
+
+
+@given(options.filter(lambda given: {"reduction_factor", "bottleneck_size"} - {k for k, v in given.items() if v}))
 def test_configs_are_their_own_dict(options: dict[str, Any]) -> None:
     config = make_config("seq_bn", **options)
     assert BottleneckConfig.make(json.loads(json.dumps(config.to_dict()))) == config

@@ -127,6 +127,7 @@ class BottleneckConfig(Config):
     """
 
     method: ClassVar[str] = "bottleneck"
+    alternatives = (("reduction_factor", "bottleneck_size"),)
 
     mh_adapter: bool = option(False, FLAG)
     output_adapter: bool = option(True, FLAG)

@@ -105,6 +105,10 @@ class RecipeError(ComposeError):
     """A recipe that cannot be read or makes no sense."""
 
 
+class BenchError(ComposeError):
+    """A measurement whose worker failed."""
+
+
 def nearest(got: str, legal: Iterable[str]) -> list[str]:
     """`legal` with the names most like `got` first.
 

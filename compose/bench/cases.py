@@ -1,0 +1,129 @@
+"""The table of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compose.bench.case import Case, Contestant, Target
+from compose.errors import ConfigError, Problem
+
+PLAIN = Contestant("plain", "plain")
+
+
+def _ours(setup: str, **options: Any) -> Contestant:
+    return Contestant("ours", setup, options)
+
+
+def _peer(setup: str, **options: Any) -> Contestant:
+    return Contestant("peer", setup, options, peer=True)
+
+
+def _both(setup: str, **options: Any) -> tuple[Contestant, ...]:
+    """Ours, the plain backbone and the peer."""
+    return (_ours(setup, **options), PLAIN, _peer(setup, **options))
+
+
+def _counts(setup: str, counts: Sequence[int]) -> tuple[Contestant, ...]:
+    """Ours and the peer with several numbers of adapters, and the plain backbone."""
+    ours = tuple(Contestant(f"ours, {n}", setup, {"adapters": n}) for n in counts)
+    peer = tuple(Contestant(f"peer, {n}", setup, {"adapters": n}, peer=True) for n in counts)
+    return (PLAIN, *(one for pair in zip(ours, peer, strict=True) for one in pair))
+
+
+def _parallels() -> tuple[Contestant, ...]:
+    shapes = [(1, 0), (2, 0), (4, 0), (8, 0), (8, 3), (8, 6), (8, 9)]
+    return (
+        PLAIN,
+        *(
+            Contestant(f"ours, {tasks}, dropped {drop}", "parallel", {"adapters": tasks, "drop": drop})
+            for tasks, drop in shapes
+        ),
+    )
+
+
+MANY_ROWS = Contestant("plain, 8 times the rows", "plain", {"times": 8})
+COUNTS = (2, 4, 8, 16)
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "fuse-inference",
+        "Fuse of 8 adapters, inference",
+        _both("fuse", adapters=8),
+        (Target("ours", 1.18, "plain"), Target("ours", 1.0, "peer")),
+    ),
+    Case(
+        "fuse-scaling",
+        "Fuse of 2 to 16 adapters, inference: what each further adapter costs",
+        _counts("fuse", COUNTS),
+        (Target("ours, 16", 1.18 + 8 * 0.02, "plain"), Target("ours, 16", 1.0, "peer, 16")),
+    ),
+    Case(
+        "fuse-training",
+        "Fuse of 8 adapters, a step that trains the fusion; the plain backbone is fine-tuned whole",
+        (*_both("fuse", adapters=8), Contestant("ours, checkpointing", "fuse", {"adapters": 8, "checkpointing": True})),
+        (
+            Target("ours", 0.45, "peer"),
+            Target("ours", 0.65, "peer", "memory"),
+            Target("ours, checkpointing", 0.4, "peer", "memory"),
+        ),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
+        "single-training",
+        "one adapter, a step of training; the plain backbone is fine-tuned whole",
+        _both("single"),
+        (Target("ours", 1.0, "peer"), Target("ours", 1.0, "peer", "memory")),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
+        "parallel",
+        "Parallel of 8 adapters with a head each, inference",
+        (*_both("parallel", adapters=8), MANY_ROWS),
+        (Target("ours", 1.08, metric="bound"), Target("ours", 1.0, "peer")),
+        calls=1,
+    ),
+    Case(
+        "parallel-drop",
+        "the same, dropped from the first half of the layers",
+        (*_both("parallel", adapters=8, drop=6), MANY_ROWS),
+        (Target("ours", 1.08, metric="bound"), Target("ours", 1.0, "peer")),
+        calls=1,
+    ),
+    Case(
+        "parallel-scaling",
+        "Parallel of 1 to 8 adapters, and of 8 dropped from more and more layers, inference",
+        _parallels(),
+        calls=1,
+    ),
+    Case(
+        "shared-heads",
+        "one adapter with ten heads against one head, inference",
+        (
+            _ours("single", heads=10),
+            Contestant("ours, one head", "single", {"heads": 1}),
+            PLAIN,
+        ),
+        (Target("ours", 1.05, "ours, one head"),),
+    ),
+)
+"""All cases, in the order in which they run."""
+
+
+def find(names: Sequence[str]) -> tuple[Case, ...]:
+    """The cases of some names, in the order given; all of them without names.
+
+    Raises:
+        ConfigError: names that no case has.
+    """
+    known = {case.name: case for case in CASES}
+    problems = [
+        Problem(f"there is no case '{name}'", got=name, legal=tuple(known)) for name in names if name not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(known[name] for name in dict.fromkeys(names)) or CASES

@@ -1,0 +1,47 @@
+"""A batch answered without gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from compose.bench.loop import Work
+from compose.bench.setups.models import Told, batch_of, expression_of, our_model, plain_backbone
+
+
+def plain(told: Told, attention: str) -> Work:
+    """The backbone alone, on `times` as many rows where that is told."""
+    backbone = plain_backbone(told, attention)
+    batch = batch_of(told, told["rows"] * told.get("times", 1))
+
+    def call() -> None:
+        with torch.no_grad():
+            backbone(**batch)
+
+    return Work(call, {"rows": len(batch["input_ids"])})
+
+
+def ours(told: Told, attention: str) -> Work:
+    """An expression with its heads."""
+    model = our_model(told, attention)
+    plan = model.plan(expression_of(model, told))
+    batch = batch_of(told)
+
+    def call() -> None:
+        with torch.no_grad():
+            plan(**batch)
+
+    return Work(call, explained(plan, told))
+
+
+def explained(plan: Any, told: Told) -> dict[str, Any]:
+    """What `explain` says of a plan: FLOPs in all, and by the number of rows that they are run on."""
+    found = plan.explain(rows=told["rows"], tokens=told["tokens"])
+    by_rows: dict[str, int] = {}
+    for layers in found.ranges:
+        key = str(layers.rows)
+        by_rows[key] = by_rows.get(key, 0) + layers.flops
+    rest = found.flops - sum(by_rows.values())
+    by_rows[str(told["rows"])] = by_rows.get(str(told["rows"]), 0) + rest
+    return {"explained": found.flops, "flops_by_rows": by_rows}

@@ -1,0 +1,147 @@
+"""`compose bench`: what things cost, against the plain backbone and the peer, side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compose.errors import ConfigError
+
+if TYPE_CHECKING:
+    from compose.bench.case import Case
+    from compose.bench.measure import Settings
+
+
+class Size(StrEnum):
+    """Which backbone with random weights."""
+
+    base = "base"
+    tiny = "tiny"
+
+
+class Device(StrEnum):
+    """What computes."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def command(
+    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases; all by default.")] = None,
+    peer: Annotated[
+        str | None, typer.Option("--peer", metavar="PYTHON", help="An interpreter that has `adapters` installed.")
+    ] = None,
+    json_: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the figures to a file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write a Markdown page, with plots beside it.")
+    ] = None,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="JSON", help="Take the figures of a file instead of measuring. Repeatable."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the cases and what they must reach.")] = False,
+    size: Annotated[Size, typer.Option("--size", help="Of the backbone: BERT-base, or a tiny one.")] = Size.base,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each contestant has its turn.")] = 5,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of each process.")] = 2,
+    device: Annotated[Device, typer.Option("--device", help="What computes.")] = Device.cpu,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts",
+            metavar="FILE",
+            help="Real texts: lines, or the field 'text' of .jsonl and .csv. The bundled messages by default.",
+        ),
+    ] = None,
+) -> None:
+    """Measure what things cost: ours, the plain backbone and the peer in turn, each in a process of its own."""
+    from compose.bench.cases import find
+    from compose.bench.document import check_writable, read_json
+
+    chosen = find(cases or [])
+    if list_:
+        _list(chosen)
+        return
+    for path in filter(None, (json_, page)):
+        check_writable(path)
+    if from_:
+        if cases or json_:
+            raise ConfigError("--from takes figures as they are", hint="leave out the cases and --json")
+        documents = [read_json(path) for path in from_]
+        if page is None:
+            _print([case for found in documents for case in found["cases"]])
+        else:
+            _write(page, documents)
+        return
+    from compose.bench.measure import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = _texts(texts, Path(folder))
+        settings = Settings(size.value, rounds, threads, device.value, peer, given)
+        found = _measure(chosen, settings, json_)
+    if page is not None:
+        _write(page, [found])
+    if any("error" in one for case in found["cases"] for one in case["contestants"].values()):
+        raise typer.Exit(1)
+
+
+def _measure(cases: tuple[Case, ...], settings: Settings, out: Path | None) -> dict[str, Any]:
+    """Measures cases one after the other; what is finished is printed and written."""
+    from compose.bench.console import progress
+    from compose.bench.document import command_line, document, write_json
+    from compose.bench.measure import measure, steps_of
+    from compose.bench.workers import check_peer
+
+    versions = None if settings.peer is None else check_peer(settings.peer)
+    words = command_line(sys.argv[1:])
+    done: list[dict[str, Any]] = []
+    found = document(done, settings, versions, words)
+    with progress(steps_of(cases, settings)) as on_step:
+        for case in cases:
+            done.append(measure(case, settings, on_step))
+            found = document(done, settings, versions, words)
+            _print(done[-1:])
+            if out is not None:
+                write_json(out, found)
+    return found
+
+
+def _texts(file: Path | None, folder: Path) -> str:
+    """The texts as a JSON list in a file that every worker reads, whatever its interpreter."""
+    from compose.bench.texts import bundled_texts, read_texts
+
+    texts = bundled_texts() if file is None else read_texts(file)
+    path = folder / "texts.json"
+    path.write_text(json.dumps(texts), "utf-8")
+    return str(path)
+
+
+def _print(cases: list[dict[str, Any]]) -> None:
+    from compose.bench.console import results
+
+    for case in cases:
+        print(results(case), flush=True)
+
+
+def _write(page: Path, documents: list[dict[str, Any]]) -> None:
+    from compose.bench.page import write_page
+
+    for path in write_page(page, documents):
+        print(path)
+
+
+def _list(cases: tuple[Case, ...]) -> None:
+    from dataclasses import asdict
+
+    from compose.bench.tables import amount, wording
+
+    for case in cases:
+        print(f"{case.name:<22}{case.shows}")
+        for target in case.targets:
+            told = asdict(target)
+            print(f"{'':<24}{wording(told)}, {amount(told, target.at_most, limit=True)}")

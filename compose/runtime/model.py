@@ -33,6 +33,7 @@ from compose.runtime.hooks import Hooks, hooks_on
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
+from compose.runtime.precision import precision_of
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.summary import Summary, summarize
@@ -82,6 +83,11 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         """Where the backbone is."""
         return next(self.backbone.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """What the backbone computes in: `float32`, `bf16`, or the name of another type of torch's."""
+        return precision_of(next(self.backbone.parameters()).dtype)
 
     @property
     def adapter_dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,24 +11,29 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compose.compile import Options, draw_drops, has_random_drops
 from compose.dsl import Expression, Slice, fuses, leaves, own_name, to_text
-from compose.errors import BackboneError, RegistryError
+from compose.errors import BackboneError, InputError, RegistryError
 from compose.explain import Explanation, explain
 from compose.graph.check import check
 from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
 from compose.plan import Output, Plan, SiteKey
 from compose.runtime import files
-from compose.runtime.aggregate import aggregate, check_heads
 from compose.runtime.accepts import CALL
+from compose.runtime.aggregate import aggregate, check_heads
 from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
-from compose.runtime.calls import head_input, prepare_inputs, states_output
-from compose.runtime.frame import Frame, running
-from compose.runtime.predict import predict
+from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
+from compose.runtime.frame import Frame
+from compose.runtime.optimized import OptimizedPlan
+from compose.runtime.predict import evaluation, predict
 from compose.runtime.rows import check_route, local_index, route_names, select_rows
 from compose.runtime.tasks import labels_by_output, loss_weights_of, positions_of
+from compose.runtime.trunk import TrunkStates, check_trunk, depth_of, lower, upper, without_embedded
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
+
+RunBackbone = Callable[[Any, Frame, Mapping[str, Any]], Any]
+"""Runs a backbone within a call on its inputs, and gives its output."""
 
 
 class Bound(NamedTuple):
@@ -45,10 +50,18 @@ class RunnablePlan:
         model: the model.
         expression: what to run.
         without: names of compiler passes to leave out; the outputs do not depend on them.
+        run_backbone: runs the backbone within a call, on its inputs.
     """
 
-    def __init__(self, model: Model, expression: Expression, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        expression: Expression,
+        without: Sequence[str] = (),
+        run_backbone: RunBackbone = run_backbone,
+    ) -> None:
         self.model = model
+        self._run_backbone = run_backbone
         self.expression = expression
         self.without = frozenset(without)
         self._random_drops = has_random_drops(expression)
@@ -82,6 +95,7 @@ class RunnablePlan:
         loss_weights: Mapping[str | int, float] | None = None,
         tasks: Sequence[str | int] | None = None,
         route: Sequence[str] | None = None,
+        trunk_states: TrunkStates | None = None,
         **inputs: Any,
     ) -> MultiHeadOutput:
         """Answers every task in one forward pass.
@@ -91,6 +105,7 @@ class RunnablePlan:
             loss_weights: weight of a task's loss in `out.loss`, 1 by default.
             tasks: the tasks wanted, all by default; the rest is not computed.
             route: for a plan with a Route, for each row the name of its task.
+            trunk_states: what `trunk_states` gave for these inputs, so that its layers need not run.
             **inputs: the backbone's inputs, [rows, ...].
 
         Returns:
@@ -102,14 +117,15 @@ class RunnablePlan:
         """
         if self._random_drops and self.model.training:
             drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
-            return drawn(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **inputs)
+            given_to = {"labels": labels, "loss_weights": loss_weights, "tasks": tasks, "route": route}
+            return drawn(**given_to, trunk_states=trunk_states, **inputs)
         every = self._outputs
         bound = self._bind(self._training(), positions_of(tasks, every))
         heads = [self._head(output) for output in bound.plan.outputs]
         check_heads(bound.plan, heads)
         wanted = labels_by_output(labels, bound.plan.outputs, every)
         weights = loss_weights_of(loss_weights, bound.plan.outputs, every)
-        states, frame, given, selected = self._run(bound, inputs, route, own=CALL)
+        states, frame, given, selected = self._run(bound, inputs, route, own=CALL, trunk=trunk_states)
         results = []
         for output, head, targets in zip(bound.plan.outputs, heads, wanted, strict=True):
             rows = selected[output.rows] if output.rows else None
@@ -120,14 +136,42 @@ class RunnablePlan:
         self._after_step()
         return MultiHeadOutput(results, weights)
 
-    def states(self, *, route: Sequence[str] | None = None, **inputs: Any) -> BaseModelOutput:
+    def states(
+        self, *, route: Sequence[str] | None = None, trunk_states: TrunkStates | None = None, **inputs: Any
+    ) -> BaseModelOutput:
         """The backbone's own output, with one block of rows for each branch, branch-major; needs no heads."""
         if self._random_drops and self.model.training:
             drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
-            return drawn.states(route=route, **inputs)
+            return drawn.states(route=route, trunk_states=trunk_states, **inputs)
         bound = self._bind(self._training(), None)
-        states, frame, _, _ = self._run(bound, inputs, route)
+        states, frame, _, _ = self._run(bound, inputs, route, trunk=trunk_states)
         return states_output(states, frame)
+
+    @property
+    def trunk(self) -> int:
+        """How many layers come before the first that adapters reach or that is trained; their states never change."""
+        return depth_of(self._bind(self._training(), None).plan, self.model.hooks.anatomy)
+
+    def trunk_states(self, **inputs: Any) -> TrunkStates:
+        """What the trunk makes of inputs, without dropout and gradients; computed once, it serves in every epoch.
+
+        Raises:
+            InputError: if the plan has no trunk.
+        """
+        depth, every = self.trunk, self.plan.aggregation is not None
+        if not depth:
+            raise InputError(
+                "the plan has no trunk",
+                why="adapters or trained weights act from the first layer on, or the backbone cannot be entered later",
+                hint="Drop(..., first=n) leaves the first n layers to the trunk",
+            )
+        return self.model.plan(None)._trunk_states(depth, every, inputs)
+
+    def _trunk_states(self, depth: int, every: bool, inputs: Mapping[str, Any]) -> TrunkStates:
+        kept: dict[int, Tensor] = {}
+        with evaluation(self.model), torch.no_grad():
+            self._run(self._bind(False, None), inputs, None, kept=kept, below=depth)
+        return TrunkStates(depth, tuple(kept[layer] for layer in range(0 if every else depth, depth + 1)))
 
     def fusion_attention(
         self, *, route: Sequence[str] | None = None, **inputs: Any
@@ -163,6 +207,19 @@ class RunnablePlan:
         """
         together = any(isinstance(selector, Slice) for output in self.plan.outputs for selector in output.rows)
         return predict(self, inputs, **{"together": together, **options})
+
+    def optimize(self, mode: str | None = None, backend: str = "inductor") -> OptimizedPlan:
+        """The plan under `torch.compile`, for batches of any size and length; see `OptimizedPlan`.
+
+        Args:
+            mode: as for `torch.compile`; `reduce-overhead` uses CUDA graphs on a GPU.
+            backend: as for `torch.compile`; the default one needs a C++ compiler.
+        """
+        return OptimizedPlan(self, mode, backend)
+
+    def with_backbone(self, run_backbone: RunBackbone) -> RunnablePlan:
+        """The same plan with another way to run the backbone."""
+        return RunnablePlan(self.model, self.expression, tuple(self.without), run_backbone)
 
     def heads_of(self, tasks: Sequence[str | int] | None = None) -> list[Head]:
         """The heads of the outputs asked for, in order.
@@ -224,7 +281,10 @@ class RunnablePlan:
         inputs: Mapping[str, Any],
         route: Sequence[str] | None,
         attention: dict[tuple[str, int, str], list[Tensor]] | None = None,
-        own: tuple[str, ...] = ("route",),
+        own: tuple[str, ...] = ("route", "trunk_states"),
+        trunk: TrunkStates | None = None,
+        kept: dict[int, Tensor] | None = None,
+        below: int | None = None,
     ) -> tuple[Any, Frame, dict[str, Any], dict[Any, list[int]]]:
         model, plan = self.model, bound.plan
         if not model.hooks.installed:
@@ -237,15 +297,19 @@ class RunnablePlan:
         chains = row_chains(list(bound.programs.values()))
         selected = select_rows([*chains, *(output.rows for output in plan.outputs)], batch, names)
         selections = {chain: local_index(selected[chain], selected[chain[:-1]], device) for chain in chains}
-        kept: dict[int, Tensor] | None = None if plan.aggregation is None else {}
+        backbone: Any = model.backbone
+        if plan.aggregation is not None:
+            kept = {}
+        if below is not None:
+            backbone = lower(backbone, model.hooks.anatomy, below)
+        if trunk is not None:
+            check_trunk(trunk, plan, model.hooks.anatomy, batch)
+            backbone, given = upper(backbone, model.hooks.anatomy, trunk), without_embedded(given)
+            if kept is not None:
+                kept.update(enumerate(trunk.states))
         frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept)
         model.hooks.checkpointing.prepare()
-        before = running.frame
-        running.frame = frame
-        try:
-            states = model.backbone(**given)
-        finally:
-            running.frame = before
+        states = self._run_backbone(backbone, frame, given)
         if plan.aggregation is not None:
             aggregate(states, frame, given.get("attention_mask"))
         return states, frame, given, selected

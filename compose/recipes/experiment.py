@@ -118,6 +118,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
 def load_backbone(recipe: Recipe) -> Model:
     """The backbone of a recipe, in evaluation mode."""
     options: dict[str, Any] = {}
+    if recipe.precision is not None:
+        options["precision"] = recipe.precision
     if recipe.backbone.dtype is not None:
         options["dtype"] = getattr(torch, recipe.backbone.dtype)
     model = load(recipe.backbone.name, **options)

@@ -27,6 +27,10 @@ def command(
         list[str] | None, typer.Option("--task", help="Only this task; the rest is not computed. Repeatable.")
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="The most texts at a time.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", help="The most tokens at a time, padding among them.")
+    ] = None,
 ) -> None:
     """Answer every task for some texts in one pass."""
     inputs: list[Any] = [*(texts or []), *(_read(file) if file else [])]
@@ -38,7 +42,10 @@ def command(
     from compose.runtime.attach import load_plan
 
     plan = load_plan(plan_folder)
-    for given, answer in zip(inputs, plan.predict(inputs, truncate=truncate, tasks=task or None), strict=True):
+    answers = plan.predict(
+        inputs, truncate=truncate, tasks=task or None, batch_size=batch_size, batch_tokens=batch_tokens
+    )
+    for given, answer in zip(inputs, answers, strict=True):
         text = given if isinstance(given, str) else " | ".join(given)
         found = {"text": text, "answers": {str(name): value for name, value in answer.items()}}
         print(json.dumps(found, ensure_ascii=False) if as_json else answer_lines(found))

@@ -111,16 +111,27 @@ class ClassificationHead(Head):
         return mean_squared_error(logits, fractions(labels.reshape(rows, count), logits.dtype, self.where))
 
     def decode(self, windows: Sequence[Window], source: Source) -> dict[str, Any]:
-        logits = torch.stack([window.logits for window in windows]).float()
+        return self.decode_all([windows], [source])[0]
+
+    def decode_all(self, windows: Sequence[Sequence[Window]], sources: Sequence[Source]) -> list[dict[str, Any]]:
+        if not windows:
+            return []
+        logits = torch.stack([window.logits for each in windows for window in each]).float()
+        problem = self.config.problem
+        values = logits if problem == "regression" else logits.softmax(-1) if problem == "single" else logits.sigmoid()
+        counts = [len(each) for each in windows]
+        if max(counts) > 1:
+            values = torch.stack([part.mean(0) for part in values.split(counts)])
+        return [self._prediction(row) for row in values.tolist()]
+
+    def _prediction(self, values: list[float]) -> dict[str, Any]:
+        """What the values, one of each label, say."""
         if self.config.problem == "regression":
-            values = logits.mean(0).tolist()
             if len(values) == 1:
                 return {"value": values[0]}
             return {"values": dict(zip(self.labels, values, strict=True))}
-        single = self.config.problem == "single"
-        each = (logits.softmax(-1) if single else logits.sigmoid()).mean(0).tolist()
-        probabilities = dict(zip(self.labels, each, strict=True))
-        if not single:
+        probabilities = dict(zip(self.labels, values, strict=True))
+        if self.config.problem == "multi_label":
             chosen = [label for label, value in probabilities.items() if value >= THRESHOLD]
             return {"labels": chosen, "probabilities": probabilities}
         label = max(probabilities, key=probabilities.__getitem__)

@@ -56,6 +56,7 @@ class TaggingHead(Head):
         for window in windows:
             probabilities = window.logits.float().softmax(-1)
             best = probabilities.max(-1)
+            indices, values = best.indices.tolist(), best.values.tolist()
             last = len(window.words) - 1
             seen: set[int] = set()
             for position, word in enumerate(window.words):
@@ -65,7 +66,7 @@ class TaggingHead(Head):
                 distance = min(position, last - position)
                 if distance > farthest[word]:
                     farthest[word] = distance
-                    tags[word] = self.labels[int(best.indices[position])]
-                    scores[word] = float(best.values[position])
+                    tags[word] = self.labels[indices[position]]
+                    scores[word] = values[position]
         found = {"entities": entities(tags, scores, source.words, source.texts)}
         return found | {"tags": tags} if source.given_words else found

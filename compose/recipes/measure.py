@@ -14,12 +14,13 @@ from torch import Tensor
 from compose.dsl import Drop, Fuse, fuses, leaves, own_name, to_text
 from compose.recipes.experiment import Experiment, single_plans, task_names
 from compose.recipes.schema import Compare, DropCurve
+from compose.runtime.batches import batches, default_tokens
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.texts import batch_of
 from compose.train.evaluate import Scores, evaluate, kind_of
 from compose.train.head_only import head_only
 from compose.train.metrics import MAIN
-from compose.train.rows import encode_inputs
+from compose.train.rows import cut_inputs, encode_inputs
 from compose.train.tfidf import tfidf
 
 SPEED_ROWS = 16
@@ -39,13 +40,24 @@ def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
     return statistics.fmean(scores[task][metric] for task, metric in main_metrics(experiment, scores).items())
 
 
+def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """How many texts of the test part are longer than the backbone takes, of how many, by task."""
+    wanted = experiment.recipe.evaluate
+    curve = [wanted.drop_curve.expression] if wanted.drop_curve else []
+    tasks = dict.fromkeys(task for text in (*wanted.expressions.values(), *curve) for task in task_names(text))
+    sources = {task: wanted.data.get(task, task) for task in tasks}
+    inputs = {name: [example.input for example in experiment.data[name].test] for name in sources.values()}
+    cut = {name: (cut_inputs(experiment.model, found), len(found)) for name, found in inputs.items()}
+    return {task: cut[name] for task, name in sources.items()}
+
+
 def score_systems(experiment: Experiment) -> dict[str, dict[str, Scores]]:
     """The scores of the recipe's expressions and baselines: by system, then task."""
     wanted = experiment.recipe.evaluate
     found = {}
     for name, text in wanted.expressions.items():
         plan = experiment.plan(("evaluate", "expressions", name), text)
-        found[name] = evaluate(plan, experiment.test_examples(task_names(text)), wanted.batch_size)
+        found[name] = evaluate(plan, experiment.test_examples(task_names(text)), wanted.batch_size, wanted.batch_tokens)
     train = experiment.train_examples()
     tasks = [task for task in dict.fromkeys(t for scores in found.values() for t in scores) if task in train]
     for baseline in wanted.baselines:
@@ -71,17 +83,18 @@ def drop_curve(
         curve: the expression, and the numbers of layers.
         known: scores of expressions measured before, by their names in the recipe.
     """
+    wanted = experiment.recipe.evaluate
     base = experiment.plan(("evaluate", "drop_curve", "expression"), curve.expression)
     examples = experiment.test_examples(task_names(curve.expression))
     plans = {first: experiment.model.plan(Drop(base.expression, first=first)) for first in curve.first}
     inputs = [example.input for example in next(iter(examples.values()))]
     batch, tokens = _batch(experiment, inputs, SPEED_ROWS)
     seconds = timed([partial(plan, **batch) for plan in plans.values()], SPEED_REPEATS)
-    named = experiment.recipe.evaluate.expressions
+    named = wanted.expressions
     full = next((known[name] for name, text in named.items() if text == curve.expression and name in known), None)
     found = []
     for (first, plan), took in zip(plans.items(), seconds, strict=True):
-        scores = full if full and first == 0 else evaluate(plan, examples, experiment.recipe.evaluate.batch_size)
+        scores = full if full and first == 0 else evaluate(plan, examples, wanted.batch_size, wanted.batch_tokens)
         found.append(
             {
                 "first": first,
@@ -112,8 +125,11 @@ def fusion_attention(experiment: Experiment) -> dict[str, dict[str, Any]]:
 def _attention(experiment: Experiment, plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[str, Any]:
     sums: dict[tuple[int, str], Tensor] = {}
     count = 0
-    for start in range(0, len(inputs), SPEED_ROWS):
-        batch, _ = _batch(experiment, inputs[start : start + SPEED_ROWS], None)
+    model = experiment.model
+    features = [item.rows[0].features for item in encode_inputs(model, inputs)]
+    tokens = default_tokens(model.device.type)
+    for places in batches([len(row["input_ids"]) for row in features], batch_tokens=tokens):
+        batch: dict[str, Any] = batch_of([features[place] for place in places], model.tokenizer, model.device)
         mask = batch["attention_mask"].bool()
         count += int(mask.sum())
         weights = plan.fusion_attention(**batch)[own_name(fuse) or ""]

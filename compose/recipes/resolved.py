@@ -10,6 +10,7 @@ import yaml
 
 from compose.recipes.loader import scalar
 from compose.recipes.schema import Jsonl, Recipe
+from compose.runtime.batches import step_limits
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,7 +53,15 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
     heads = {
         name: head.model_copy(update={"labels": labels.get(name, head.labels)}) for name, head in recipe.heads.items()
     }
-    train = tuple(stage.model_copy(update={"learning_rate": stage.rate}) for stage in recipe.train)
+    train = tuple(
+        stage.model_copy(
+            update={
+                "learning_rate": stage.rate,
+                "batch_size": step_limits(stage.batch_size, stage.batch_tokens)[0],
+            }
+        )
+        for stage in recipe.train
+    )
     return recipe.model_copy(update={"data": data, "heads": heads, "train": train})
 
 

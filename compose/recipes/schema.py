@@ -19,7 +19,6 @@ NotNegative = Annotated[float, Strict(), Field(ge=0)]
 Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
-Precision = Literal["float32", "bf16"]
 Baseline = Literal["head_only", "tfidf"]
 
 LEARNING_RATES: dict[str, float] = {
@@ -119,7 +118,11 @@ class Fusion(OpenSection):
 
 
 class Stage(Section):
-    """A stage of training; stages run in order."""
+    """A stage of training; stages run in order.
+
+    A step takes at most `batch_size` rows, 16 where nothing is said, or as many rows of about one length
+    as stay within `batch_tokens`, padding among them; with both, within both.
+    """
 
     expression: Text
     regime: Regime = "adapters"
@@ -127,7 +130,8 @@ class Stage(Section):
     data: dict[str, Text] = {}
     examples: Count | None = None
     epochs: Count = 3
-    batch_size: Count = 16
+    batch_size: Count | None = None
+    batch_tokens: Count | None = None
     learning_rate: Positive | None = None
     weight_decay: NotNegative = 0.0
     warmup: Fraction = 0.1
@@ -157,7 +161,8 @@ class Evaluate(Section):
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_attention: whether to record where each fusion looks.
-        batch_size: rows at a time.
+        batch_size: the most rows at a time.
+        batch_tokens: the most tokens at a time, padding among them; where neither is given, as the device takes.
     """
 
     expressions: dict[str, Text] = {}
@@ -165,7 +170,8 @@ class Evaluate(Section):
     baselines: tuple[Baseline, ...] = ()
     drop_curve: DropCurve | None = None
     fusion_attention: Flag = False
-    batch_size: Count = 32
+    batch_size: Count | None = None
+    batch_tokens: Count | None = None
 
 
 class Compare(Section):
@@ -201,7 +207,6 @@ class Recipe(Section):
     description: Text = ""
     seed: Natural = 42
     backbone: Annotated[Backbone, BeforeValidator(_named)]
-    precision: Precision | None = None
     data: dict[str, DataSource] = {}
     adapters: dict[str, Adapter] = {}
     heads: dict[str, Head] = {}

@@ -24,6 +24,8 @@ OTHER_NAMES: Mapping[str, str] = {
     "num_epochs": "epochs",
     "bs": "batch_size",
     "per_device_train_batch_size": "batch_size",
+    "max_tokens": "batch_tokens",
+    "tokens_per_batch": "batch_tokens",
     "warmup_ratio": "warmup",
     "model": "backbone",
     "model_name_or_path": "backbone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from compose.errors import InputError, Problem
 from compose.heads.head import Head
 from compose.heads.output import Key, MultiHeadOutput
 from compose.heads.spans import Window
+from compose.runtime.batches import batches, default_tokens, limit_problems
 from compose.runtime.texts import Item, Row, batch_of, check, encode, longest
 
 Prediction = dict[Key, dict[str, Any]]
@@ -41,7 +42,8 @@ def predict(
     plan: Answering,
     inputs: Sequence[str | tuple[str, str] | list[str]],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
     truncate: bool = False,
     stride: int | None = None,
     route: Sequence[str] | None = None,
@@ -54,13 +56,15 @@ def predict(
         plan: the plan.
         inputs: texts, pairs of texts (tuples), or words of texts (lists), in any mixture.
         batch_size: the most rows at a time.
+        batch_tokens: the most tokens at a time, padding among them; a longer row runs alone. Where neither is
+            given, 1,024 on a CPU, whose caches hold no more, and 16,384 elsewhere.
         truncate: cut what is longer than the backbone takes.
         stride: instead, cut it into windows that overlap by so many tokens: probabilities and values are
             averaged, and each word is tagged by the window in which it is farthest from the edges.
         route: for plans with Route, the task of each input.
         tasks: the tasks wanted, all by default.
         together: run all inputs as one batch in the order given, for plans whose rows are told apart by
-            their place in the batch.
+            their place in the batch; the limits of batches are not asked then.
 
     Returns:
         For each input, in the order given, a mapping of task to prediction. What a prediction says is its
@@ -72,7 +76,7 @@ def predict(
     """
     model, heads = plan.model, plan.heads_of(tasks)
     given = check(inputs)
-    _check_options(model, len(given), batch_size, truncate, stride, route)
+    _check_options(model, len(given), batch_size, batch_tokens, truncate, stride, route)
     if not given:
         return []
     limit = longest(model.tokenizer, model.backbone)
@@ -83,35 +87,41 @@ def predict(
             "inputs cannot be cut into windows where a plan tells rows by their place", hint="truncate=True"
         )
     rows = [(index, row) for index, item in enumerate(items) for row in item.rows]
-    order = list(range(len(rows)))
+    device = next(iter(model.backbone.parameters())).device
+    if batch_size is None and batch_tokens is None:
+        batch_tokens = default_tokens(device.type)
+    order = [list(range(len(rows)))]
     if not together:
-        order.sort(key=lambda place: len(rows[place][1].words))
-    size = len(rows) if together else batch_size
-    windows: list[dict[Key, dict[int, Window]]] = [{} for _ in items]  # by input, task and place in `rows`
-    keyed: dict[Key, Head] = {}
+        order = batches([len(row.words) for _, row in rows], batch_size, batch_tokens)
+    collected = _Collected(items)
     with evaluation(model), torch.no_grad():
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            batch = _batch([rows[place][1] for place in places], model)
+        for places in order:
+            batch = batch_of([rows[place][1].features for place in places], model.tokenizer, device)
             named = None if route is None else [route[rows[place][0]] for place in places]
             out = plan(**batch, tasks=tasks, route=named)
-            keyed.update(zip(out.keys(), heads, strict=True))
+            keyed = dict(zip(out.keys(), heads, strict=True))
             for key, output in out.items():
                 for logits, at in _rows(output.logits, output.rows, len(places)):
                     index, row = rows[places[at]]
-                    found = windows[index].setdefault(key, {})
-                    found[places[at]] = _window(logits, row, batch["input_ids"].shape[1], keyed[key])
-    return [_answers(item, found, keyed) for item, found in zip(items, windows, strict=True)]
+                    window = _window(logits, row, batch["input_ids"].shape[1], keyed[key])
+                    collected.windows[index].setdefault(key, {})[places[at]] = window
+            collected.decode([rows[place][0] for place in places], keyed)
+    return collected.answers
 
 
 def _check_options(
-    model: Any, count: int, batch_size: int, truncate: bool, stride: int | None, route: Sequence[str] | None
+    model: Any,
+    count: int,
+    batch_size: int | None,
+    batch_tokens: int | None,
+    truncate: bool,
+    stride: int | None,
+    route: Sequence[str] | None,
 ) -> None:
     problems = []
     if model.tokenizer is None:
         problems.append(Problem("the model has no tokenizer, which texts need", hint="attach(model, tokenizer)"))
-    if not isinstance(batch_size, int) or batch_size < 1:
-        problems.append(Problem(f"batch_size={batch_size!r}, but a whole number of at least 1 is needed"))
+    problems += limit_problems(batch_size, batch_tokens)
     if stride is not None and (not isinstance(stride, int) or stride < 0):
         problems.append(Problem(f"stride={stride!r}, but a whole number of at least 0 is needed"))
     if stride is not None and truncate:
@@ -122,9 +132,28 @@ def _check_options(
         raise InputError(problems)
 
 
-def _batch(rows: Sequence[Row], model: Any) -> dict[str, Tensor]:
-    device = next(iter(model.backbone.parameters())).device
-    return batch_of([row.features for row in rows], model.tokenizer, device)
+class _Collected:
+    """The windows of each input, until all of them are there and can be decoded: nothing is kept for longer."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.sources = [item.source for item in items]
+        self.missing = [len(item.rows) for item in items]
+        self.windows: list[dict[Key, dict[int, Window]]] = [{} for _ in items]  # by task and the row's place
+        self.answers: list[Prediction] = [{} for _ in items]
+
+    def decode(self, run: Sequence[int], heads: Mapping[Key, Head]) -> None:
+        """Takes note of the rows that have run, by their inputs, and decodes the inputs that are whole."""
+        for index in run:
+            self.missing[index] -= 1
+        whole = [index for index in dict.fromkeys(run) if not self.missing[index]]
+        for key, head in heads.items():
+            chosen = [index for index in whole if key in self.windows[index]]
+            windows = [[found[place] for place in sorted(found)] for found in (self.windows[i][key] for i in chosen)]
+            said = head.decode_all(windows, [self.sources[index] for index in chosen])
+            for index, prediction in zip(chosen, said, strict=True):
+                self.answers[index][key] = prediction
+        for index in whole:
+            self.windows[index] = {}
 
 
 def _rows(logits: Tensor | None, rows: Tensor | None, count: int) -> Iterator[tuple[Tensor, int]]:
@@ -137,14 +166,6 @@ def _window(logits: Tensor, row: Row, width: int, head: Head) -> Window:
     """A row's logits without those of its padding."""
     per_token = head.per_token or (logits.dim() > 1 and logits.shape[0] == width)
     return Window(logits[: len(row.words)] if per_token else logits, row.words)
-
-
-def _answers(item: Item, found: dict[Key, dict[int, Window]], heads: dict[Key, Head]) -> Prediction:
-    return {
-        key: head.decode([found[key][place] for place in sorted(found[key])], item.source)
-        for key, head in heads.items()
-        if key in found
-    }
 
 
 @contextmanager

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compose.errors import InputError, Problem
-from compose.heads.spans import Source, Token, places_of, words_given, words_of
+from compose.heads.spans import Source, Token, Word, places_of, words_given, words_of
 
 Input = str | tuple[str, str] | list[str]
 """A text, a pair of texts, or the words of a text."""
+
+TOO_LONG = "truncate=True, or stride=n for windows that overlap by n tokens"
+"""What to do about an input that is too long."""
 
 UNLIMITED = 10**9
 """Tokenizers that know no limit say a huge number."""
@@ -30,10 +34,11 @@ class Row(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An input in rows: one, or its windows."""
+    """An input in rows: one, or its windows; `cut` says that some of it is in none."""
 
     source: Source
     rows: tuple[Row, ...]
+    cut: bool = False
 
 
 def longest(tokenizer: Any, backbone: nn.Module) -> int | None:
@@ -103,7 +108,7 @@ def encode(
         limit: the most tokens of a row, those that the tokenizer adds among them.
         truncate: cut what is too long.
         stride: instead, cut it into windows that overlap by so many tokens.
-        words: whether words are needed.
+        words: whether words are needed; looking for them takes longer than tokenising.
 
     Raises:
         InputError: some inputs are too long and neither way was chosen, or no window fits.
@@ -118,8 +123,8 @@ def encode(
     problems = []
     for pair in (False, True):
         places = [index for index, given in enumerate(inputs) if isinstance(given, tuple) == pair]
-        for index, (source, row, sequences) in zip(
-            places, _tokenized(tokenizer, [inputs[index] for index in places], pair), strict=True
+        for index, (source, row, rust) in zip(
+            places, _tokenized(tokenizer, [inputs[index] for index in places], pair, words), strict=True
         ):
             length = len(row.words)
             if limit is None or length <= limit:
@@ -127,25 +132,27 @@ def encode(
                 continue
             what = f"{length} tokens, but the backbone takes {limit}"
             if not truncate and stride is None:
-                hint = "truncate=True, or stride=n for windows that overlap by n tokens"
-                problems.append(Problem(what, where=f"input {index}", hint=hint))
-            elif not tokenizer.is_fast:
+                problems.append(Problem(what, where=f"input {index}", hint=TOO_LONG))
+            elif rust is None:
                 problems.append(Problem(what, where=f"input {index}", why="only a fast tokenizer's rows can be cut"))
             else:
+                sequences = rust.sequence_ids
                 spans = _kept(sequences, limit) if stride is None else _windows(sequences, limit, stride)
                 if not spans:
                     why = f"nothing of it fits beside a stride of {stride}"
                     problems.append(Problem(what, where=f"input {index}", why=why, hint="a smaller stride"))
-                items[index] = Item(source, tuple(_cut(row, span) for span in spans))
+                items[index] = Item(source, tuple(_cut(row, span) for span in spans), stride is None)
     if problems:
         raise InputError(problems)
     return [item for item in items if item is not None]
 
 
-def _tokenized(tokenizer: Any, inputs: Sequence[Input], pair: bool) -> list[tuple[Source, Row, list[int | None]]]:
-    """Source, uncut row and each token's sequence, of inputs that all are pairs or all are not."""
+def _tokenized(
+    tokenizer: Any, inputs: Sequence[Input], pair: bool, wanted: bool
+) -> Iterator[tuple[Source, Row, Any | None]]:
+    """Source, uncut row and, of a fast tokenizer, its encoding, of inputs that all are pairs or all are not."""
     if not inputs:
-        return []
+        return
     texts = [
         given if isinstance(given, tuple) else (given if isinstance(given, str) else " ".join(given),)
         for given in inputs
@@ -153,27 +160,39 @@ def _tokenized(tokenizer: Any, inputs: Sequence[Input], pair: bool) -> list[tupl
     columns = [list(column) for column in zip(*texts, strict=True)]
     with _TOKENIZING:
         encoded = tokenizer(*columns, padding=False, truncation=False, verbose=False)
-    names = [name for name in encoded if name in tokenizer.model_input_names]
-    result = []
-    for index, given in enumerate(inputs):
-        features = {name: list(encoded[name][index]) for name in names}
+    rusts = encoded.encodings if tokenizer.is_fast else [None] * len(inputs)
+    named = {name: encoded[name] for name in encoded if name in tokenizer.model_input_names}
+
+    def text_of(token: int) -> str:
+        return str(tokenizer.decode([token]))
+
+    for index, (given, rust) in enumerate(zip(inputs, rusts, strict=True)):
+        features = {name: column[index] for name, column in named.items()}
         if not features["input_ids"]:  # an empty text, where the tokenizer adds nothing
-            features = {name: [1] for name in names} | {"input_ids": [_filler(tokenizer)]}
-            features |= {"token_type_ids": [0]} if "token_type_ids" in names else {}
-            tokens = [Token(None, None, (0, 0))]
-        elif tokenizer.is_fast:
-            rust = encoded.encodings[index]
-            tokens = [Token(*each) for each in zip(rust.sequence_ids, rust.word_ids, rust.offsets, strict=True)]
-        else:
-            tokens = [Token(None, None, (0, 0))] * len(features["input_ids"])
-        if isinstance(given, list):
-            words = words_given(given)[1]
-            places = places_of(tokens, words, texts[index][0])
-        else:
-            words, places = words_of(tokens, texts[index])
-        source = Source(tuple(texts[index]), words, isinstance(given, list), lambda token: tokenizer.decode([token]))
-        result.append((source, Row(features, places), [token.sequence for token in tokens]))
-    return result
+            blank = {"input_ids": _filler(tokenizer), "token_type_ids": 0}
+            features, rust = {name: [blank.get(name, 1)] for name in features}, None
+        words: tuple[Word, ...] = ()
+        places: tuple[int | None, ...] = (None,) * len(features["input_ids"])
+        if wanted:
+            words, places = _words(given, texts[index], _tokens(rust, len(places)))
+        yield Source(tuple(texts[index]), words, isinstance(given, list), text_of), Row(features, places), rust
+
+
+def _tokens(rust: Any | None, count: int) -> list[Token]:
+    """Where an encoding's tokens come from; nowhere without one."""
+    if rust is None:
+        return [Token(None, None, (0, 0))] * count
+    return [Token(*each) for each in zip(rust.sequence_ids, rust.word_ids, rust.offsets, strict=True)]
+
+
+def _words(
+    given: Input, texts: Sequence[str], tokens: Sequence[Token]
+) -> tuple[tuple[Word, ...], tuple[int | None, ...]]:
+    """An input's words, and for each token its word's index."""
+    if isinstance(given, list):
+        words = words_given(given)[1]
+        return words, places_of(tokens, words, texts[0])
+    return words_of(tokens, texts)
 
 
 def _filler(tokenizer: Any) -> int:
@@ -230,6 +249,9 @@ def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device
     """
     width = max(len(row["input_ids"]) for row in rows)
     fill = {"input_ids": _filler(tokenizer), "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
-    batch = {name: [[*row[name], *[fill.get(name, 0)] * (width - len(row[name]))] for row in rows] for name in rows[0]}
-    batch.setdefault("attention_mask", [[int(place < len(row["input_ids"])) for place in range(width)] for row in rows])
-    return {name: torch.tensor(values, device=device) for name, values in batch.items()}
+    batch = {name: np.full((len(rows), width), fill.get(name, 0), np.int64) for name in (*rows[0], "attention_mask")}
+    for index, row in enumerate(rows):
+        batch["attention_mask"][index, : len(row["input_ids"])] = 1
+        for name, values in row.items():
+            batch[name][index, : len(values)] = values
+    return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}

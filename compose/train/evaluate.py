@@ -21,13 +21,19 @@ def kind_of(head: Head) -> Kind:
     return "tagging" if head.per_token else getattr(head.config, "problem", "single")
 
 
-def evaluate(plan: RunnablePlan, examples: Mapping[str, Sequence[Example]], batch_size: int = 32) -> dict[str, Scores]:
+def evaluate(
+    plan: RunnablePlan,
+    examples: Mapping[str, Sequence[Example]],
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+) -> dict[str, Scores]:
     """The scores of each task; tasks over the same inputs are answered in one pass.
 
     Args:
         plan: what to run; each task of `examples` is one of its.
         examples: by task.
-        batch_size: rows at a time.
+        batch_size: the most rows at a time.
+        batch_tokens: the most tokens at a time; where neither is given, as in `plan.predict`.
     """
     answers: dict[str, list[Any]] = {}
     groups: dict[Any, list[str]] = {}
@@ -35,7 +41,7 @@ def evaluate(plan: RunnablePlan, examples: Mapping[str, Sequence[Example]], batc
         groups.setdefault(tuple(repr(example.input) for example in members), []).append(task)
     for tasks in groups.values():
         inputs = [example.input for example in examples[tasks[0]]]
-        found = plan.predict(inputs, tasks=tasks, truncate=True, batch_size=batch_size)
+        found = plan.predict(inputs, tasks=tasks, truncate=True, batch_size=batch_size, batch_tokens=batch_tokens)
         for task in tasks:
             answers[task] = [answer[task] for answer in found]
     heads = plan.model.heads

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from compose.dsl import fuses, own_name
 from compose.errors import ConfigError, InputError
+from compose.runtime.batches import limit_problems, step_limits
 from compose.train.collator import TaskCollator
+from compose.train.epochs import epochs
 from compose.train.rows import RowGroup
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ OnStep = Callable[[int, int, float], None]
 MAX_NORM = 1.0
 """Gradients are cut to this norm."""
 
-POOL = 8
-"""Batches within which rows are sorted by length."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,21 +35,32 @@ class Settings:
 
     Args:
         epochs: times that every row is seen.
-        batch_size: rows of a step.
+        batch_size: the most rows of a step; 16 where `batch_tokens` is not given either.
         learning_rate: at its highest.
         weight_decay: of matrices, but for fusions' value matrices; biases and norms have none.
         warmup: share of the steps over which the learning rate rises; then it falls to 0.
         seed: of the order of rows, and of dropout.
         loss_weights: weight of a task's loss, 1 by default.
+        batch_tokens: the most tokens of a step, padding among them; a longer row is a step of its own. A step
+            of long rows has fewer of them, so that each counts for more.
+
+    Raises:
+        ConfigError: a limit that is no whole number of at least 1.
     """
 
     epochs: int = 3
-    batch_size: int = 16
+    batch_size: int | None = None
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
     warmup: float = 0.1
     seed: int = 42
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        problems = limit_problems(self.batch_size, self.batch_tokens)
+        if problems:
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -98,19 +107,20 @@ def fit(
         raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
     torch.manual_seed(settings.seed)
     model.drop_generator.seed(settings.seed)
-    order = random.Random(settings.seed)
     optimizer = _optimizer(model, trained, settings)
     heads = dict(model.heads.items())
     collators = [TaskCollator(model.tokenizer, heads, tasks=group.tasks) for group in groups]
-    per_epoch = sum(math.ceil(len(group.rows) / settings.batch_size) for group in groups)
-    total = per_epoch * settings.epochs
+    lengths = [[len(row["input_ids"]) for row in group.rows] for group in groups]
+    wanted = settings.epochs, settings.seed, *step_limits(settings.batch_size, settings.batch_tokens)
+    total = sum(len(steps) for steps in epochs(lengths, *wanted))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rise_and_fall(total, settings.warmup))
     model.train()
     losses: list[float] = []
     start, done = time.perf_counter(), 0
-    for _ in range(settings.epochs):
+    for steps in epochs(lengths, *wanted):
         summed = 0.0
-        for index, rows in _batches(groups, settings.batch_size, order):
+        for index, places in steps:
+            rows = [groups[index].rows[place] for place in places]
             loss = _loss(model, plan, collators[index](rows), groups[index].tasks, settings)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -126,7 +136,7 @@ def fit(
             summed, done = summed + value, done + 1
             if on_step is not None:
                 on_step(done, total, value)
-        losses.append(summed / per_epoch)
+        losses.append(summed / len(steps))
     model.eval()
     return History(tuple(losses), done, time.perf_counter() - start)
 
@@ -157,25 +167,6 @@ def _rise_and_fall(total: int, warmup: float) -> Callable[[int], float]:
         return max(0.0, (total - step) / max(1, total - rising))
 
     return factor
-
-
-def _batches(groups: Sequence[RowGroup], size: int, order: random.Random) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """The batches of an epoch in random order, each with the index of its group.
-
-    Rows are drawn at random in pools of some batches and sorted by length within each pool, so that
-    a batch has rows of about one length and little padding.
-    """
-    batches = []
-    for index, group in enumerate(groups):
-        places = list(range(len(group.rows)))
-        order.shuffle(places)
-        for start in range(0, len(places), POOL * size):
-            pool = places[start : start + POOL * size]
-            pool.sort(key=lambda place: len(group.rows[place]["input_ids"]))
-            batches += [(index, pool[begin : begin + size]) for begin in range(0, len(pool), size)]
-    order.shuffle(batches)
-    for index, chosen in batches:
-        yield index, [groups[index].rows[place] for place in chosen]
 
 
 def _loss(model: Model, plan: RunnablePlan, batch: dict[str, Any], tasks: Sequence[str], settings: Settings) -> Tensor:

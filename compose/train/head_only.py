@@ -15,6 +15,7 @@ from compose.heads.build import build_head
 from compose.heads.head import Head, HeadInput
 from compose.heads.spans import Window
 from compose.heads.spec import HeadConfig
+from compose.runtime.batches import batches, default_tokens
 from compose.runtime.host import host_of
 from compose.runtime.texts import Item, batch_of
 from compose.train.collator import TaskCollator
@@ -78,10 +79,10 @@ def frozen_states(model: Model, items: Sequence[Item], known: States) -> list[Te
     plan = model.plan(None)
     keys = [tuple(item.rows[0].features["input_ids"]) for item in items]
     new = [index for index, key in enumerate(keys) if key not in known]
-    new.sort(key=lambda index: len(keys[index]))
+    tokens = default_tokens(model.device.type)
     with torch.no_grad():
-        for start in range(0, len(new), BATCH):
-            chosen = new[start : start + BATCH]
+        for places in batches([len(keys[index]) for index in new], batch_tokens=tokens):
+            chosen = [new[place] for place in places]
             rows = [items[index].rows[0].features for index in chosen]
             inputs: dict[str, Any] = batch_of(rows, model.tokenizer, model.device)
             states = plan.states(**inputs)["last_hidden_state"]

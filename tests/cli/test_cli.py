@@ -160,6 +160,21 @@ def test_answers_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert list(json.loads(capsys.readouterr().out)["answers"]) == ["tone"]
 
 
+def test_batches_change_no_answer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("predict", str(place / "run"), "a love new york", "b", "c d", "--json")
+    found = []
+    for limits in ((), ("--batch-size", "1"), ("--batch-tokens", "8"), ("--batch-size", "2", "--batch-tokens", "20")):
+        assert call(*asked, *limits) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["text"] for row in rows] == list(asked[2:5])
+        found.append([list(row["answers"]["tone"]["probabilities"].values()) for row in rows])
+    for each in found[1:]:
+        assert each == [pytest.approx(values, abs=1e-5) for values in found[0]]
+    assert call(*asked, "--batch-size", "0", "--batch-tokens", "-1") == 2
+    said = capsys.readouterr().err
+    assert "batch_size=0" in said and "batch_tokens=-1" in said
+
+
 def test_texts_from_files(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,20 +22,23 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from compose.errors import FileError
 from compose.io.jsonfile import MAX_JSON_BYTES, dump_json, parse_object
-from compose.io.weights import MAX_FILE_BYTES, dump_weights, load_weights, read_bytes
+from compose.io.weights import MAX_FILE_BYTES, dump_weights, load_weights, map_bytes, read_bytes
 
 try:
     import fcntl
 except ImportError:  # Windows has no lock on folders: there, two writers of one folder are the user's care
     fcntl = None  # type: ignore[assignment]
+
+Data = TypeVar("Data")
 
 JOURNAL = ".commit.json"
 FOLDERS = ("adapters", "fusions", "heads")
@@ -75,17 +78,23 @@ class View:
         """Whether the current version has a file `name`."""
         return name not in self.removed and self.file(name).is_file()
 
-    def read(self, name: str, limit: int | None = None) -> bytes:
+    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
         """The bytes of the file `name`."""
-        limit = MAX_FILE_BYTES if limit is None else limit
+        return self._current(name, lambda path: read_bytes(path, limit))
+
+    def map(self, name: str) -> mmap | bytes:
+        """The same, mapped into memory."""
+        return self._current(name, map_bytes)
+
+    def _current(self, name: str, take: Callable[[Path], Data]) -> Data:
         if name in self.removed:
             raise FileError("no such file", where=str(self.path / name))
         try:
-            return read_bytes(self.file(name), limit)
+            return take(self.file(name))
         except FileError:
             # Another process may have renamed NAME.new between the look and the reading.
             if name in self.pending and (self.path / name).is_file():
-                return read_bytes(self.path / name, limit)
+                return take(self.path / name)
             raise
 
     def manifest(self, name: str) -> dict[str, Any]:
@@ -115,7 +124,7 @@ def read_pair(folder: str | Path, stem: str) -> tuple[dict[str, Any], dict[str, 
     for attempt in range(3):
         view = View(folder)
         manifest = view.manifest(f"{stem}.json")
-        data = view.read(f"{stem}.safetensors")
+        data = view.map(f"{stem}.safetensors")
         digest = manifest.pop("sha256", None)
         found = hashlib.sha256(data).hexdigest()
         if digest == found or attempt == 2:

@@ -7,18 +7,18 @@ of empty tensors, the number of tensors, and non-finite values are refused. Torc
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import mmap
 import os
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
@@ -30,7 +30,7 @@ MAX_HEADER_BYTES = 100 * 1000 * 1000
 MAX_TENSORS = 100_000
 MAX_DIMENSION = 2**40
 
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _METADATA = "__metadata__"
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -41,6 +41,28 @@ def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
     Raises:
         FileError: not there, not a regular file, unreadable, or larger than `limit`.
     """
+    with _opened(path, limit) as file:
+        return file.read(limit + 1)[:limit]
+
+
+def map_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> mmap.mmap | bytes:
+    """The bytes of a regular file, mapped: each page is read from the disk once, when it is first looked at.
+
+    What is written to them stays in this process. As with every mapping, a program that cuts the file off
+    meanwhile ends this one; ours replace files by renaming, which leaves the mapping whole.
+
+    Raises:
+        FileError: as `read_bytes`.
+    """
+    with _opened(path, limit) as file:
+        if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, limit: int) -> Iterator[BinaryIO]:
+    """A regular file of at most `limit` bytes, open."""
     try:
         with open(path, "rb", opener=_open_plain) as file:
             status = os.fstat(file.fileno())
@@ -48,7 +70,7 @@ def read_bytes(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
                 raise FileError("not a regular file", where=str(path))
             if status.st_size > limit:
                 raise FileError(f"{status.st_size:,} bytes are more than {limit:,}", where=str(path))
-            return file.read(limit + 1)[:limit]
+            yield file
     except FileNotFoundError as error:
         raise FileError("no such file", where=str(path)) from error
     except (OSError, ValueError) as error:
@@ -74,24 +96,34 @@ def dump_weights(tensors: Mapping[str, Tensor]) -> bytes:
     return save_safetensors(plain, metadata={"format": "pt"})  # more keys would come out in random order
 
 
-def load_weights(data: bytes, where: str | Path) -> dict[str, Tensor]:
+def load_weights(data: mmap.mmap | bytes, where: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, all of them finite.
 
     Args:
-        data: the bytes of the file.
+        data: the bytes of the file; the tensors of a mapped one lie in the mapping and keep it.
         where: the path that errors name.
 
     Raises:
         FileError: everything that is wrong with the tensors at once, or why there are none to look at.
     """
     where = str(where)
-    _check_header(data, where)
-    try:
-        tensors = load_safetensors(data)
-    except (SafetensorError, ValueError, RuntimeError) as error:
-        raise FileError(f"not a valid safetensors file: {error}", where=where) from error
+    header = _checked_header(data, where)
+    start = 8 + int.from_bytes(data[:8], "little")
+    writable = bytearray(data) if isinstance(data, bytes) else data
+    tensors = {name: _tensor(writable, start, entry) for name, entry in sorted(header.items())}
     check_values(tensors, where)
-    return dict(sorted(tensors.items()))
+    return tensors
+
+
+def _tensor(data: mmap.mmap | bytearray, start: int, entry: Mapping[str, Any]) -> Tensor:
+    """A tensor that lies in `data`; `entry` is its row of a checked header."""
+    dtype, (begin, end) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    if (start + begin) % dtype.itemsize:  # legal in a file, but not for a processor
+        data, start, begin, end = bytearray(data[start + begin : start + end]), 0, 0, end - begin
+    count = (end - begin) // dtype.itemsize
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=start + begin).reshape(entry["shape"])
 
 
 def load_torch_file(path: Path) -> dict[str, Tensor]:
@@ -126,7 +158,7 @@ def load_torch_file(path: Path) -> dict[str, Tensor]:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, `.bin` or safetensors by its name."""
-    return load_torch_file(path) if path.suffix == ".bin" else load_weights(read_bytes(path), path)
+    return load_torch_file(path) if path.suffix == ".bin" else load_weights(map_bytes(path), path)
 
 
 def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -146,11 +178,12 @@ def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
         raise FileError(problems)
 
 
-def _check_header(data: bytes, where: str) -> None:
-    if data.startswith(LFS_PREFIX):
+def _checked_header(data: mmap.mmap | bytes, where: str) -> dict[str, Any]:
+    """The header of a safetensors file: each tensor's entry by its name."""
+    if data[: len(LFS_PREFIX)] == LFS_PREFIX:
         raise FileError(lfs_problem(where))
     # The length of a header may look like the first bytes of a pickle, but what follows it is a '{'.
-    if data[8:9] != b"{" and data.startswith(_TORCH_MAGIC):
+    if data[8:9] != b"{" and data[:4].startswith(_TORCH_MAGIC):
         raise FileError(
             "this is a torch file (zip or pickle), not a safetensors file",
             where=where,
@@ -197,6 +230,7 @@ def _check_header(data: bytes, where: str) -> None:
             )
     if problems:
         raise FileError(problems)
+    return header
 
 
 def _entry_fault(entry: Any) -> str:
@@ -204,15 +238,15 @@ def _entry_fault(entry: Any) -> str:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         return "the header gives it no dtype, shape and data_offsets"
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _ITEM_BYTES:
-        return f"dtype {str(entry['dtype'])[:40]} is not one of {', '.join(_ITEM_BYTES)}"
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
+        return f"dtype {str(entry['dtype'])[:40]} is not one of {', '.join(_DTYPES)}"
     if not _naturals(shape) or len(shape) > 16 or any(size > MAX_DIMENSION for size in shape):
         return f"its shape {str(shape)[:80]} is not a list of sizes"
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         return f"its place {str(offsets)[:80]} is not a start and an end"
     if math.prod(size for size in shape if size) > MAX_DIMENSION:
         return f"its shape {shape} is too large"
-    size = math.prod(shape) * _ITEM_BYTES[entry["dtype"]]
+    size = math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
     if size != offsets[1] - offsets[0]:
         return f"shape {shape} takes {size:,} bytes, the header gives it {offsets[1] - offsets[0]:,}"
     return ""

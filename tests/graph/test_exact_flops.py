@@ -1,0 +1,103 @@
+"""FLOPs of the main cases as exact numbers, so that a regression shows without a clock."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, BertConfig
+
+from compose.backbones.resolve import resolve
+from compose.compile import Options, compile_plan
+from compose.dsl import Expression, fuses, own_name, parse
+from compose.explain import Explanation, explain
+from compose.graph.check import fusion_sites
+from compose.graph.sites import Vocabulary
+from compose.methods.registry import make_config
+from compose.specs import BackboneSpec, FusionSpec, HeadSpec
+from tests import tiny
+from tests.graph.test_flops import counted, planned
+
+NAMES = [f"a{number}" for number in range(8)]
+BARE = ", ".join(f"'{name}'" for name in NAMES)
+DROPPED = ", ".join(f"Drop('{name}', first=6)" for name in NAMES)
+TEN = ", ".join(f"t{number}='a0'" for number in range(10))
+
+BERT_BASE = {
+    "None": 178_787_450_880,
+    "'a0'": 180_599_427_072,
+    f"Stack({BARE})": 193_283_002_368,
+    f"Fuse({BARE})": 200_832_749_568,
+    f"Parallel({BARE})": 1_340_508_241_920,
+    f"Parallel({DROPPED})": 707_537_436_672,
+    f"Parallel({TEN})": 180_599_758_848,
+}
+"""BERT-base from its config alone, seq_bn with reduction 16, heads of three labels, 8 rows of 128 tokens."""
+
+
+@cache
+def bert_base() -> BackboneSpec:
+    with torch.device("meta"):
+        return resolve(AutoModel.from_config(BertConfig())).spec
+
+
+def explained(text: str, **options: Any) -> Explanation:
+    expression: Expression = parse(text)
+    spec = bert_base()
+    words = Vocabulary(spec, {name: make_config("seq_bn").describe(name, spec) for name in NAMES}, {})
+    fusions = {own_name(fuse) or "": fusion_sites(fuse, words) for fuse in fuses(expression)}
+    words = Vocabulary(spec, words.adapters, {name: FusionSpec(name, sites) for name, sites in fusions.items()})
+    plan = compile_plan(expression, words, Options(**options))
+    heads = {
+        output.head: HeadSpec(output.head, "classification", row_multiplies=768 * 3)
+        for output in plan.outputs
+        if output.head
+    }
+    return explain(plan, words, heads, 8, 128)
+
+
+@pytest.mark.parametrize("text", BERT_BASE)
+def test_bert_base(text: str) -> None:
+    assert explained(text).flops == BERT_BASE[text]
+
+
+def test_bert_base_by_hand() -> None:
+    width, tokens, rows = 768, 128, 8
+    a_layer = 12 * width * width + 2 * tokens * width
+    pooler = 2 * rows * width * width
+    assert BERT_BASE["None"] == 2 * rows * tokens * 12 * a_layer + pooler
+    head = 2 * rows * width * 3
+    # Folded, a fusion is three products: all children down, their scores, their mixture; a column each for biases.
+    down, column = 8 * 48, 8 * (48 + 1)
+    one = 2 * rows * tokens * 12 * width * (down + 2 * column)
+    assert BERT_BASE[f"Fuse({BARE})"] - BERT_BASE["None"] == one + head
+    assert BERT_BASE[f"Parallel({TEN})"] - BERT_BASE["'a0'"] == 9 * head
+
+
+def test_fusion_in_training_and_as_written() -> None:
+    text = f"Fuse({BARE})"
+    assert explained(text, training=True).flops == 244_319_293_440
+    assert explained(text, without=frozenset({"fold"})).flops == 440_008_740_864
+
+
+MEASURED = {
+    "None": 10_622_976,
+    "'a0'": 10_918_464,
+    f"Fuse({BARE})": 14_752_320,
+    f"Parallel({BARE})": 81_154_560,
+    f"Parallel({DROPPED})": 42_816_000,
+    f"Parallel({TEN})": 10_923_648,
+}
+"""What torch counts on a BERT of 12 layers of width 32, adapters of rank 4, 3 rows of 16 tokens."""
+
+
+def test_what_torch_counts() -> None:
+    model = tiny.model("bert", 12, torch.float32, attn_implementation="eager")
+    for name in NAMES:
+        model.add_adapter(name, "seq_bn", bottleneck_size=4)
+    batch = tiny.inputs("bert", 3, 16, dtype=torch.float32)
+    plans = {text: planned(model, text) for text in MEASURED}
+    assert {text: counted(plan, batch) for text, plan in plans.items()} == MEASURED
+    assert {text: plan.explain(3, 16).flops for text, plan in plans.items()} == MEASURED

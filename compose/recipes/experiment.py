@@ -19,6 +19,7 @@ from compose.recipes.schema import Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
 from compose.runtime.model import Model
+from compose.runtime.regimes import check_regime
 from compose.runtime.runnable import RunnablePlan
 from compose.train.data import Dataset, Example, sample
 
@@ -107,6 +108,9 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     experiment = Experiment(recipe, document, data, model)
     for path, text in expressions(recipe):
         experiment.plan(path, text)  # what cannot be compiled is said before anything is trained
+    for index, stage in enumerate(recipe.train):
+        with located(document, ("train", index)):
+            check_regime(model, as_expression(stage.expression), stage.regime, stage.last)
     curve = recipe.evaluate.drop_curve
     if curve is not None:
         with located(document, ("evaluate", "drop_curve", "first")):

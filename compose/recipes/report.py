@@ -10,7 +10,7 @@ from compose.recipes import plots
 from compose.recipes.console import table
 from compose.recipes.folder import RunFolder
 from compose.recipes.schema import Recipe
-from compose.recipes.tables import compare_table, drop_table, score_table, told
+from compose.recipes.tables import compare_table, cut_line, drop_table, score_table, told
 
 
 def write_report(folder: RunFolder, recipe: Recipe, results: Mapping[str, Any]) -> None:
@@ -23,7 +23,7 @@ def write_report(folder: RunFolder, recipe: Recipe, results: Mapping[str, Any]) 
     """
     parts = [f"# {recipe.name}", recipe.description.strip(), _command(recipe), _stages(results)]
     parts += [_scores(results), _drop_curve(folder.path, recipe, results)]
-    parts += [_attention(folder.path, recipe, results), _compare(results), _answers(results)]
+    parts += [_attention(folder.path, recipe, results), _compare(results), _answers(results), _cut(results)]
     folder.write_text("report.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -55,6 +55,12 @@ def _stages(results: Mapping[str, Any]) -> str:
     header += ["learning rate", "last loss", "seconds"]
     named = [f"- {stage['name']}: `{stage['expression']}`" for stage in results["stages"]]
     return "## Training\n\n" + table(header, rows) + "\n\n" + "\n".join(named)
+
+
+def _cut(results: Mapping[str, Any]) -> str:
+    if not results["cut"]:
+        return ""
+    return "## Texts that were cut\n\n" + "\n".join(f"- {cut_line(row)}" for row in results["cut"])
 
 
 def _scores(results: Mapping[str, Any]) -> str:

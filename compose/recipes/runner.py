@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from compose.recipes.folder import RunFolder, check_replaceable
 from compose.recipes.report import write_report
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe, Stage
-from compose.recipes.tables import answer_lines, compare_table, drop_table, score_table
+from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.validate import read_recipe
 from compose.train.fit import Settings, fit
-from compose.train.rows import row_groups
+from compose.train.rows import cut_inputs, row_groups
 
 PLAN = "plan"
 """The folder of the composition that `compose predict` answers with."""
@@ -40,6 +40,7 @@ class Results:
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
+    cut: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -82,7 +83,7 @@ def run(
     console.say(str(experiment.model.summary()))
     results = Results(recipe.name, recipe.seed)
     for index, stage in enumerate(recipe.train):
-        results.stages.append(_train(experiment, stage, index, console))
+        results.stages.append(_train(experiment, stage, index, results, console))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
     _predict(experiment, results, console)
@@ -100,7 +101,15 @@ def run(
     return done
 
 
-def _train(experiment: Experiment, stage: Stage, index: int, console: Console) -> dict[str, Any]:
+def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, tuple[int, int]]) -> None:
+    """Tells and keeps how many texts of which data were too long; `cut` has them by data, and of how many."""
+    rows = [{"where": where, "data": name, "texts": texts, "of": of} for name, (texts, of) in cut.items() if texts]
+    results.cut += rows
+    for row in rows:
+        console.say(cut_line(row))
+
+
+def _train(experiment: Experiment, stage: Stage, index: int, results: Results, console: Console) -> dict[str, Any]:
     model = experiment.model
     name = stage.name or f"stage {index + 1}"
     console.heading(f"train {name}: {stage.expression}")
@@ -122,8 +131,11 @@ def _train(experiment: Experiment, stage: Stage, index: int, console: Console) -
         seed=experiment.recipe.seed + index,
         loss_weights=stage.loss_weights,
     )
+    groups = row_groups(model, examples)
+    cut = {task: (group.cut, counts[task]) for group in groups for task in group.tasks}
+    _note_cut(results, console, f"train {name}", cut)
     with console.training(name) as advance:
-        history = fit(model, plan, row_groups(model, examples), settings, advance)
+        history = fit(model, plan, groups, settings, advance)
     model.requires_grad_(False)
     console.say(f"loss {history.losses[0]:.3f} in the first epoch, {history.losses[-1]:.3f} in the last")
     return {
@@ -142,6 +154,7 @@ def _train(experiment: Experiment, stage: Stage, index: int, console: Console) -
 
 def _measure(experiment: Experiment, results: Results, console: Console) -> None:
     wanted = experiment.recipe.evaluate
+    _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
         results.scores = measure.score_systems(experiment)
@@ -170,6 +183,8 @@ def _predict(experiment: Experiment, results: Results, console: Console) -> None
         return
     plan = experiment.plan(("predict", "expression"), wanted.expression)
     console.heading("new messages, all tasks in one pass")
+    cut = cut_inputs(experiment.model, wanted.texts)
+    _note_cut(results, console, "new messages", {"predict": (cut, len(wanted.texts))})
     answers = plan.predict(list(wanted.texts), truncate=True)
     results.predictions = [
         {"text": text, "answers": {str(task): found for task, found in answer.items()}}

@@ -66,6 +66,18 @@ def answer_lines(prediction: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cut_line(row: Mapping[str, Any]) -> str:
+    """How many texts lost their ends.
+
+    >>> cut_line({"where": "test part", "data": "topic", "texts": 3, "of": 600})
+    'test part: 3 of 600 texts of topic are longer than the backbone takes, and were cut'
+    """
+    return (
+        f"{row['where']}: {row['texts']} of {row['of']} texts of {row['data']} "
+        "are longer than the backbone takes, and were cut"
+    )
+
+
 def told(answer: Mapping[str, Any]) -> str:
     """One task's answer in words."""
     if "label" in answer:

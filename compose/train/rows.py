@@ -22,16 +22,18 @@ class RowGroup:
     Args:
         tasks: the tasks.
         rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
+        cut: how many of the rows are cut, because their input is longer than the backbone takes.
     """
 
     tasks: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
+    cut: int = 0
 
 
 def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
     """The examples of several tasks as rows; tasks over the same inputs share theirs.
 
-    Inputs that are longer than the backbone takes are cut.
+    Inputs that are longer than the backbone takes are cut; the groups say how many.
 
     Args:
         model: the backbone with its tokenizer.
@@ -48,7 +50,7 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
         for index, item in enumerate(items):
             labels = {task: row_label(examples[task][index], item) for task in tasks}
             rows.append({**item.rows[0].features, "labels": labels})
-        groups.append(RowGroup(tuple(tasks), tuple(rows)))
+        groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
     return tuple(groups)
 
 
@@ -56,6 +58,11 @@ def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
     """Inputs as items of one row each, cut to what the backbone takes."""
     limit = longest(model.tokenizer, model.backbone)
     return encode(model.tokenizer, check(list(inputs)), limit, truncate=True, words=model.tokenizer.is_fast)
+
+
+def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:
+    """How many inputs are longer than the backbone takes, so that `encode_inputs` and truncation cut them."""
+    return sum(item.cut for item in encode_inputs(model, inputs)) if inputs else 0
 
 
 def row_label(example: Example, item: Item) -> Any:

@@ -126,6 +126,48 @@ def test_metrics_say_what_was_measured(place: Path, said: str) -> None:
     assert [found["text"] for found in metrics["predictions"]] == ["a new york", "c"]
 
 
+def test_what_is_cut_is_told(place: Path, tmp_path: Path) -> None:
+    long = {**rows()[0], "text": "a new york" + " d" * 40, "towns": []}
+    (place / "long.jsonl").write_text("\n".join(json.dumps(row) for row in [*rows(), long]), "utf-8")
+    recipe = (place / "tiny.yaml").read_text("utf-8").replace("test: rows.jsonl", "test: long.jsonl")
+    recipe = recipe.replace("town: {kind: jsonl, train: rows.jsonl", "town: {kind: jsonl, train: long.jsonl")
+    recipe = recipe.replace("texts: [a new york, c]", f"texts: [c, a{' d' * 40}]").replace("[head_only, tfidf]", "[]")
+    (place / "long.yaml").write_text(recipe, "utf-8")
+    stream = io.StringIO()
+    run(place / "long.yaml", out=tmp_path / "run", console=Console(stream))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["cut"] == [
+        {"where": "train both", "data": "town", "texts": 1, "of": 29},
+        *({"where": "test part", "data": task, "texts": 1, "of": 29} for task in ("letter", "town", "length")),
+        {"where": "new messages", "data": "predict", "texts": 1, "of": 2},
+    ]
+    told = "train both: 1 of 29 texts of town are longer than the backbone takes, and were cut"
+    assert told in stream.getvalue() and told in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_nothing_is_told_where_nothing_is_cut(place: Path, said: str) -> None:
+    assert json.loads((place / "run" / "metrics.json").read_text())["cut"] == []
+    assert "were cut" not in said and "were cut" not in (place / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "what"),
+    [
+        ("regime: last_layers, last: 99", "last=99 is out of range"),
+        ("regime: last_layers, last: 3", "last=3 is out of range"),
+    ],
+)
+def test_layers_that_there_are_not_are_said_before_training(place: Path, tmp_path: Path, stage: str, what: str) -> None:
+    recipe = (place / "tiny.yaml").read_text("utf-8").replace("{name: both, ", "{name: both, " + stage + ", ")
+    (tmp_path / "deep.yaml").write_text(recipe.replace("rows.jsonl", str(place / "rows.jsonl")), "utf-8")
+    stream = io.StringIO()
+    with pytest.raises(RecipeError, match=what) as caught:
+        run(tmp_path / "deep.yaml", out=tmp_path / "run", console=Console(stream))
+    line = next(n for n, text in enumerate(recipe.splitlines(), 1) if "last: " in text)
+    assert f"deep.yaml:{line}:" in str(caught.value) and "the backbone has 2 layers" in str(caught.value)
+    assert "## train" not in stream.getvalue() and not (tmp_path / "run").exists()
+
+
 def test_the_report_shows_tables_and_plots(place: Path, said: str) -> None:
     report = (place / "run" / "report.md").read_text()
     for part in (

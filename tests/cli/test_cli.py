@@ -205,11 +205,14 @@ def test_wrong_calls_of_predict(place: Path, tmp_path: Path, capsys: pytest.Capt
         ((run, "--file", str(tmp_path / "broken.jsonl")), "broken.jsonl:2: a line is a JSON object with a 'text'"),
         ((run, "a", "--task", "ton"), "ton"),
         ((run, "a " * 40), "tokens, but the backbone takes"),
+        ((run, "a " * 40), "try: --truncate, or --stride N for windows that overlap by N tokens"),
+        ((run, "a " * 40, "--stride", "4", "--truncate"), "truncate and stride exclude each other"),
     ]:
         assert call("predict", *arguments) == 2, what
         said = capsys.readouterr()
         assert what in said.err and not said.out
     assert call("predict", run, "a " * 40, "--truncate") == 0
+    assert call("predict", run, "a " * 40, "--stride", "4") == 0
 
 
 EXPRESSION = 'Parallel("a", both=Fuse("a", "b"))'

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,22 +13,6 @@ from compose.cli.libraries import prepare_libraries
 from compose.errors import FileError, InputError
 
 
-@contextmanager
-def hints_as_options() -> Iterator[None]:
-    """Errors that hint at arguments in Python hint at the command's options."""
-    try:
-        yield
-    except InputError as error:
-        from compose.runtime.texts import TOO_LONG
-
-        ours = {
-            TOO_LONG: "--truncate, or --stride N for windows that overlap by N tokens",
-            "truncate=True": "--truncate",
-        }
-        raise InputError([replace(each, hint=ours.get(each.hint, each.hint)) for each in error.problems]) from error
-
-
-@hints_as_options()
 def command(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of a saved plan.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to answer.")] = None,
@@ -46,10 +27,6 @@ def command(
         list[str] | None, typer.Option("--task", help="Only this task; the rest is not computed. Repeatable.")
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
-    stride: Annotated[
-        int | None,
-        typer.Option("--stride", metavar="N", help="Cut them into windows that overlap by N tokens instead."),
-    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="The most texts at a time.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option("--batch-tokens", help="The most tokens at a time, padding among them.")
@@ -66,12 +43,7 @@ def command(
 
     plan = load_plan(plan_folder)
     answers = plan.predict(
-        inputs,
-        truncate=truncate,
-        stride=stride,
-        tasks=task or None,
-        batch_size=batch_size,
-        batch_tokens=batch_tokens,
+        inputs, truncate=truncate, tasks=task or None, batch_size=batch_size, batch_tokens=batch_tokens
     )
     for given, answer in zip(inputs, answers, strict=True):
         text = given if isinstance(given, str) else " | ".join(given)

@@ -92,6 +92,7 @@ def run(
     facts = {
         "recipe": recipe.name,
         "backbone": recipe.backbone.name,
+        "precision": experiment.model.precision,
         "seed": recipe.seed,
         "overrides": list(overrides),
         "peak_memory_mib": _peak_memory(),
@@ -109,7 +110,9 @@ def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, 
         console.say(cut_line(row))
 
 
-def _train(experiment: Experiment, stage: Stage, index: int, results: Results, console: Console) -> dict[str, Any]:
+def _train(
+    experiment: Experiment, stage: Stage, index: int, results: Results, console: Console
+) -> dict[str, Any]:
     model = experiment.model
     name = stage.name or f"stage {index + 1}"
     console.heading(f"train {name}: {stage.expression}")

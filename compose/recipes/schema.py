@@ -19,6 +19,7 @@ NotNegative = Annotated[float, Strict(), Field(ge=0)]
 Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
+Precision = Literal["float32", "bf16"]
 Baseline = Literal["head_only", "tfidf"]
 
 LEARNING_RATES: dict[str, float] = {
@@ -207,6 +208,7 @@ class Recipe(Section):
     description: Text = ""
     seed: Natural = 42
     backbone: Annotated[Backbone, BeforeValidator(_named)]
+    precision: Precision | None = None
     data: dict[str, DataSource] = {}
     adapters: dict[str, Adapter] = {}
     heads: dict[str, Head] = {}

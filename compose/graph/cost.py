@@ -108,8 +108,7 @@ def operation_cost(
         a_row = part.row_multiplies + part.pair_multiplies * extent.tokens**2
         return Cost((a_token * extent.tokens + a_row) * extent.rows, weights)
     if operation.kind in FUSIONS:
-        a_token, weights = _fusion(operation, sources[1:], site, vocabulary)
-        return Cost(a_token * extent.rows * extent.tokens, weights)
+        return _fusion(operation, sources[1:], site, vocabulary, extent.rows * extent.tokens)
     return Cost()
 
 
@@ -134,26 +133,31 @@ def _acting(
 
 
 def _fusion(
-    operation: Operation, sources: Sequence[Operation | None], site: SiteSpec, vocabulary: Vocabulary
-) -> tuple[int, int]:
-    """Multiply-adds a token and weights of a fusion: see `FusionPart`, which has a method for each form."""
+    operation: Operation,
+    sources: Sequence[Operation | None],
+    site: SiteSpec,
+    vocabulary: Vocabulary,
+    tokens: float,
+) -> Cost:
+    """A fusion over so many tokens of all rows: see `FusionPart`, which has a method for each form."""
     spec, width = vocabulary.fusions[operation.name], site.width_out
     square = width * width
     query, key, value = (square * has for has in (spec.query, spec.key, spec.value))
     if not operation.form:
         slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
         count = len(slots)
-        return query + count * (key + value + 2 * width), query + key + value
+        return Cost((query + count * (key + value + 2 * width)) * tokens, query + key + value)
     factored = [source for source in sources if source is not None and source.form == "low_rank"]
     columns = sum(_columns(_part(source, vocabulary), site) for source in factored)
     once = 2 * width * columns
     if operation.form == "unfolded":
-        return query + key + value + once, query + key + value + once // 2
+        met = columns if columns and len(factored) == len(sources) else tokens
+        return Cost((query + key + value) * min(met, tokens) + once * tokens, query + key + value + once // 2)
     if len(factored) == len(sources):
-        return once, once
+        return Cost(once * tokens, once)
     # Dense candidates are compared with the query itself, so that only query and key fold into one.
     square_left = (square if spec.query or spec.key else 0) + value
-    return square_left + once, square_left + once // 2
+    return Cost((square_left + once) * tokens, square_left + once // 2)
 
 
 def _columns(part: ActingSpec, site: SiteSpec) -> int:

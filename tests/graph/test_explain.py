@@ -91,7 +91,10 @@ def test_fusion_forms() -> None:
     folded = explained(text).flops - plain
     assert folded == 2 * ROWS * TOKENS * 12 * (down + 2 * WIDTH * columns)
     unfolded = explained(text, training=True).flops - plain
-    assert unfolded == folded + 2 * ROWS * TOKENS * 12 * 3 * WIDTH * WIDTH
+    assert unfolded == folded + 2 * columns * 12 * 3 * WIDTH * WIDTH
+    few = explained(text, rows=1, tokens=columns - 1)  # then the matrices meet the tokens
+    more = explained(text, training=True, rows=1, tokens=columns - 1)
+    assert more.flops == few.flops + 2 * (columns - 1) * 12 * 3 * WIDTH * WIDTH
 
 
 def test_pieces() -> None:

@@ -279,6 +279,18 @@ def test_cost_grows_with_the_ranks_not_with_the_candidates_times_width_squared()
     assert counted == {"mix": 3 * width * width + 2 * width * columns, "mix_folded": 2 * width * columns}
 
 
+def test_matrices_meet_the_columns_where_these_are_fewer_than_the_tokens() -> None:
+    width, rank, tokens, children = 64, 2, 100, 8
+    part = FusionPart(make_fusion_config(), width, dropout=0.1).train()
+    candidates = [LowRank(torch.randn(1, tokens, rank), torch.randn(width, rank), None) for _ in range(children)]
+    h = torch.randn(1, tokens, width)
+    with FlopCounterMode(display=False) as counter:
+        part.mix(h, candidates, h)
+    columns = children * rank
+    shared = 2 * width * (tokens + width + columns)  # the score that all share, which dropout takes from some
+    assert counter.get_total_flops() == 2 * columns * (3 * width * width + 2 * width * tokens) + shared
+
+
 def test_no_tensor_of_candidates_times_width() -> None:
     """Nothing that a training step keeps is as large as all increments side by side."""
     width, rank, tokens, children = 64, 2, 100, 16

@@ -2,7 +2,7 @@
 
 With query h, candidates' increments u_i = U_i z_i + b_i and residual x:
 q = Wq h + bq, s_i = q.(Wk u_i + bk), p = softmax(dropout(s) / T), out = x + sum_i p_i Wv u_i.
-`reference` computes that as it stands. `mix` needs no product of width x width per candidate,
+`reference` computes that as it stands. `mix` needs no product of width x width per candidate and token,
 and `mix_folded` none at all: the same numbers, since every step but the softmax is linear.
 """
 
@@ -102,6 +102,9 @@ class FusionPart(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The fusion without a tensor of candidates x width a token.
 
+        Its matrices meet the candidates' up-projections where that is less work than to meet each token, as in
+        training: gradients flow through the products.
+
         Args:
             query: [..., tokens, width].
             candidates: increments, in factors where they have them.
@@ -114,6 +117,9 @@ class FusionPart(nn.Module):
         query, residual = self._taken(query, residual)
         joined = Candidates.of(candidates, query.dtype)
         columns = columns_of([one.factors for one in candidates if isinstance(one, LowRank)], query.dtype)
+        if columns is not None and not joined.dense and self._fewer(columns, query):
+            products = multiplied(self.query, self.key, self.value, columns)
+            return self._mix_products(query, joined, residual, products, temperature)
         queried = self._queried(query)
         against = queried if self.key is None else queried @ self.key.weight
         scores = joined.scores(None if columns is None else against @ columns, against)
@@ -150,17 +156,29 @@ class FusionPart(nn.Module):
         if folded is None:
             folded = self.fold(factors, dense=any(isinstance(one, Tensor) for one in candidates))
         joined = Candidates.of(candidates, query.dtype)
+        if folded.values is not None:
+            return self._mix_products(query, joined, residual, folded, temperature)
         against = query
         if folded.scores is not None:
             against = functional.linear(query, folded.scores, folded.score_bias)
-        if folded.values is None:
-            columns = columns_of(factors, query.dtype)
-            scores = joined.scores(None if columns is None else against @ columns, against)
-            weights = self._attention(scores, temperature)
-            return self._closed(joined.mixed(weights, columns), residual), weights
-        weights = self._attention(joined.scores(against, query), temperature)
-        mixture = joined.mixed(weights, folded.values)
-        return self._closed(mixture, residual, valued=True), weights
+        columns = columns_of(factors, query.dtype)
+        scores = joined.scores(None if columns is None else against @ columns, against)
+        weights = self._attention(scores, temperature)
+        return self._closed(joined.mixed(weights, columns), residual), weights
+
+    def _mix_products(
+        self, query: Tensor, joined: Candidates, residual: Tensor, products: Folded, temperature: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The fusion of low-rank candidates whose up-projections its matrices have met."""
+        assert products.values is not None, "there are no dense candidates"
+        against = query
+        if products.scores is not None:
+            against = functional.linear(query, products.scores, products.score_bias)
+        scores = joined.scores(against, query)
+        if self._drops() and self.key is not None:
+            scores = scores + self._shared_bias(query)
+        weights = self._attention(scores, temperature)
+        return self._closed(joined.mixed(weights, products.values), residual, valued=True), weights
 
     def fold(self, factors: Sequence[Factors], dense: bool = False) -> Folded:
         """The constant products of this fusion with some candidates, from a cache where still true.
@@ -214,6 +232,22 @@ class FusionPart(nn.Module):
 
     def _drops(self) -> bool:
         return self.training and self.dropout > 0
+
+    def _fewer(self, columns: Tensor, query: Tensor) -> bool:
+        """Whether the products with the columns are fewer than those with the tokens."""
+        if self._drops() and self.config.residual_before:  # its scores need the query against each residual
+            return False
+        return query.numel() >= columns.numel()
+
+    def _shared_bias(self, query: Tensor) -> Tensor:
+        """q.bk, which all candidates share, [..., tokens, 1]: it moves no softmax, but dropout would take it
+        from some of them.
+        """
+        assert self.key is not None
+        bias = self.key.bias
+        if self.query is not None:
+            return functional.linear(query, (bias @ self.query.weight).unsqueeze(0), (bias @ self.query.bias).view(1))
+        return functional.linear(query, bias.unsqueeze(0))
 
     def _queried(self, query: Tensor) -> Tensor:
         return query if self.query is None else cast(Tensor, self.query(query))

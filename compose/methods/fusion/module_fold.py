@@ -42,7 +42,7 @@ def multiplied(
     rows = None if key is None else key.weight
     if columns is not None:
         rows = columns if rows is None else rows @ columns
-    scores, bias = (None, None) if query is None else (query.weight.detach(), query.bias.detach())
+    scores, bias = (None, None) if query is None else (query.weight, query.bias)
     if rows is not None:
         scores = rows.T if scores is None else rows.T @ scores
         bias = None if bias is None else bias @ rows
@@ -123,7 +123,7 @@ class Folds:
                 return kept.folded
         # leaving inference mode: products made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
-            folded = build()
+            folded = Folded(*(None if product is None else product.detach() for product in build()))
         if not any(source.is_inference() for source in sources):  # these count no versions
             new = Kept(shape, tuple(Watched.of(source) for source in sources), folded)
             alive = [kept for kept in self._kept if all(seen.unchanged() for seen in kept.watched)]

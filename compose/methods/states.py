@@ -51,7 +51,7 @@ class LayerStates:
             weights: [rows, tokens, states].
         """
         by_token = self._stacked(chosen).flatten(1, 2).transpose(0, 1)
-        return torch.bmm(weights.flatten(0, 1).unsqueeze(1), by_token).reshape(*weights.shape[:2], -1)
+        return torch.bmm(weights.flatten(0, 1).unsqueeze(1), by_token).reshape(*weights.shape[:2], by_token.shape[-1])
 
     def each(self, change: Callable[[Tensor], Tensor]) -> LayerStates:
         """The same of other rows or tokens: all tensors changed."""
@@ -67,7 +67,7 @@ class LayerStates:
     def _shares(self, states: Tensor) -> Tensor:
         """What each token counts in the mean over its row's tokens, [rows, tokens]."""
         if self.mask is None:
-            return states.new_full(states.shape[1:3], 1 / states.shape[2])
+            return states.new_full(states.shape[1:3], 1 / max(states.shape[2], 1))  # a Split may leave a span empty
         present = (self.mask != 0).to(states.dtype)
         return present / present.sum(1, keepdim=True).clamp(min=1)
 

@@ -18,6 +18,7 @@ from compose.methods.part import Context
 from compose.methods.states import LayerStates
 from compose.passes import NAMES
 from compose.runtime.model import Model
+from compose.train.trunk_cache import TrunkCache
 from tests import tiny
 from tests.heads import texts
 
@@ -151,6 +152,38 @@ def test_many_share_one_pass() -> None:
     assert "states: pos | ner" in text and "after the layers: pos | ner" in text
     assert "layers 0-2" in model.plan("pos").explain().mermaid()
     assert "states: pos" in model.plan("pos").explain().dot()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_all_layers_are_trunk_and_need_not_run_again(architecture: str) -> None:
+    """From the cache, whose padding is empty, the answers and gradients are the same, and no layer runs."""
+    model, batch = model_of(architecture), tiny.inputs(architecture, rows=3, padded=True)
+    labels = dict.fromkeys(("pos", "ner"), batch["input_ids"] % 2)
+    for name in labels:
+        tiny.randomize(model.add_head(name, "tagging", labels=2, dropout=0.0), 5)
+    both = Parallel("pos", "ner")
+    model.train_only(both)
+    plan = model.plan(both)
+    assert plan.trunk == LAYERS and model.plan(Stack("a", "pos")).trunk == 0
+    cache = TrunkCache()
+
+    def answers(**known: Any) -> dict[str, Tensor]:
+        model.zero_grad()
+        out = plan(**batch, labels=labels, **known)
+        out.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return {**gradients, **{name: out[name].logits.detach()[batch["attention_mask"] == 1] for name in labels}}
+
+    expected = answers()
+    seen = run_layers(model)
+    cache.states(plan, batch)
+    assert seen == [3] * LAYERS
+    for known in (cache.states(plan, batch), plan.trunk_states(**batch)):
+        seen.clear()
+        found = answers(trunk_states=known)
+        assert found.keys() == expected.keys() and not seen
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama", "vit"])

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from compose.cli.libraries import prepare_libraries
-from compose.errors import FileError, InputError
+from compose.errors import ConfigError, FileError, InputError
 
 
+@contextmanager
+def hints_as_options() -> Iterator[None]:
+    """Errors that hint at arguments in Python hint at the command's options."""
+    try:
+        yield
+    except InputError as error:
+        from compose.runtime.texts import TOO_LONG
+
+        ours = {
+            TOO_LONG: "--truncate, or --stride N for windows that overlap by N tokens",
+            "truncate=True": "--truncate",
+        }
+        raise InputError([replace(each, hint=ours.get(each.hint, each.hint)) for each in error.problems]) from error
+
+
+@hints_as_options()
 def command(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or of a saved plan.")],
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to answer.")] = None,
@@ -27,28 +46,52 @@ def command(
         list[str] | None, typer.Option("--task", help="Only this task; the rest is not computed. Repeatable.")
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts that are too long.")] = False,
+    stride: Annotated[
+        int | None,
+        typer.Option("--stride", metavar="N", help="Cut them into windows that overlap by N tokens instead."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="The most texts at a time.")] = None,
     batch_tokens: Annotated[
         int | None, typer.Option("--batch-tokens", help="The most tokens at a time, padding among them.")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="What the backbone computes in: float32 or bf16.")
+    ] = None,
+    compare_precision: Annotated[
+        bool,
+        typer.Option("--compare-precision", help="Say how far bf16 answers like float32, and how fast, instead."),
+    ] = False,
 ) -> None:
     """Answer every task for some texts in one pass."""
     inputs: list[Any] = [*(texts or []), *(_read(file) if file else [])]
+    if precision is not None and compare_precision:
+        raise ConfigError("--compare-precision runs both precisions", hint="leave --precision out")
     if not inputs:
         raise InputError("there are no texts to answer", hint='compose predict RUN "a text", or --file')
     plan_folder = find_plan(folder)
     prepare_libraries()
     from compose.recipes.tables import answer_lines
+    from compose.runtime.agreement import agreement
     from compose.runtime.attach import load_plan
 
-    plan = load_plan(plan_folder)
-    answers = plan.predict(
-        inputs, truncate=truncate, tasks=task or None, batch_size=batch_size, batch_tokens=batch_tokens
-    )
+    options: dict[str, Any] = {
+        "truncate": truncate,
+        "stride": stride,
+        "tasks": task or None,
+        "batch_size": batch_size,
+        "batch_tokens": batch_tokens,
+    }
+    if compare_precision:
+        plans = (load_plan(plan_folder, precision=name) for name in ("float32", "bf16"))
+        found = agreement(*plans, inputs, **options)
+        print(json.dumps(found.to_dict()) if as_json else f"bf16 against float32\n{found}")
+        return
+    plan = load_plan(plan_folder, precision=precision)
+    answers = plan.predict(inputs, **options)
     for given, answer in zip(inputs, answers, strict=True):
         text = given if isinstance(given, str) else " | ".join(given)
-        found = {"text": text, "answers": {str(name): value for name, value in answer.items()}}
-        print(json.dumps(found, ensure_ascii=False) if as_json else answer_lines(found))
+        told = {"text": text, "answers": {str(name): value for name, value in answer.items()}}
+        print(json.dumps(told, ensure_ascii=False) if as_json else answer_lines(told))
 
 
 def find_plan(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from compose.runtime.texts import batch_of
 from compose.train.evaluate import Scores, evaluate, kind_of
 from compose.train.head_only import head_only
 from compose.train.metrics import MAIN
-from compose.train.rows import encode_inputs
+from compose.train.rows import cut_inputs, encode_inputs
 from compose.train.tfidf import tfidf
 
 SPEED_ROWS = 16
@@ -38,6 +38,17 @@ def main_metrics(experiment: Experiment, tasks: Iterable[str]) -> dict[str, str]
 def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
     """The mean over tasks of each one's main score."""
     return statistics.fmean(scores[task][metric] for task, metric in main_metrics(experiment, scores).items())
+
+
+def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
+    """How many texts of the test part are longer than the backbone takes, of how many, by task."""
+    wanted = experiment.recipe.evaluate
+    curve = [wanted.drop_curve.expression] if wanted.drop_curve else []
+    tasks = dict.fromkeys(task for text in (*wanted.expressions.values(), *curve) for task in task_names(text))
+    sources = {task: wanted.data.get(task, task) for task in tasks}
+    inputs = {name: [example.input for example in experiment.data[name].test] for name in sources.values()}
+    cut = {name: (cut_inputs(experiment.model, found), len(found)) for name, found in inputs.items()}
+    return {task: cut[name] for task, name in sources.items()}
 
 
 def score_systems(experiment: Experiment) -> dict[str, dict[str, Scores]]:

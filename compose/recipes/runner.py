@@ -21,6 +21,7 @@ from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_t
 from compose.recipes.validate import read_recipe
 from compose.train.fit import Settings, fit
 from compose.train.rows import cut_inputs, row_groups
+from compose.train.trunk_cache import TrunkCache
 
 PLAN = "plan"
 """The folder of the composition that `compose predict` answers with."""
@@ -82,8 +83,9 @@ def run(
     folder.write_text("resolved.yaml", to_yaml(resolved))
     console.say(str(experiment.model.summary()))
     results = Results(recipe.name, recipe.seed)
+    cache = TrunkCache()  # stages over the same texts share it
     for index, stage in enumerate(recipe.train):
-        results.stages.append(_train(experiment, stage, index, results, console))
+        results.stages.append(_train(experiment, stage, index, results, console, cache))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
     _predict(experiment, results, console)
@@ -111,7 +113,7 @@ def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, 
 
 
 def _train(
-    experiment: Experiment, stage: Stage, index: int, results: Results, console: Console
+    experiment: Experiment, stage: Stage, index: int, results: Results, console: Console, cache: TrunkCache
 ) -> dict[str, Any]:
     model = experiment.model
     name = stage.name or f"stage {index + 1}"
@@ -138,7 +140,7 @@ def _train(
     cut = {task: (group.cut, counts[task]) for group in groups for task in group.tasks}
     _note_cut(results, console, f"train {name}", cut)
     with console.training(name) as advance:
-        history = fit(model, plan, groups, settings, advance)
+        history = fit(model, plan, groups, settings, advance, cache if stage.trunk_cache else None)
     model.requires_grad_(False)
     console.say(f"loss {history.losses[0]:.3f} in the first epoch, {history.losses[-1]:.3f} in the last")
     return {

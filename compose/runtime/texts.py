@@ -16,6 +16,9 @@ from compose.heads.spans import Source, Token, Word, places_of, words_given, wor
 Input = str | tuple[str, str] | list[str]
 """A text, a pair of texts, or the words of a text."""
 
+TOO_LONG = "truncate=True, or stride=n for windows that overlap by n tokens"
+"""What to do about an input that is too long."""
+
 UNLIMITED = 10**9
 """Tokenizers that know no limit say a huge number."""
 
@@ -31,10 +34,11 @@ class Row(NamedTuple):
 
 
 class Item(NamedTuple):
-    """An input in rows: one, or its windows."""
+    """An input in rows: one, or its windows; `cut` says that some of it is in none."""
 
     source: Source
     rows: tuple[Row, ...]
+    cut: bool = False
 
 
 def longest(tokenizer: Any, backbone: nn.Module) -> int | None:
@@ -128,8 +132,7 @@ def encode(
                 continue
             what = f"{length} tokens, but the backbone takes {limit}"
             if not truncate and stride is None:
-                hint = "truncate=True, or stride=n for windows that overlap by n tokens"
-                problems.append(Problem(what, where=f"input {index}", hint=hint))
+                problems.append(Problem(what, where=f"input {index}", hint=TOO_LONG))
             elif rust is None:
                 problems.append(Problem(what, where=f"input {index}", why="only a fast tokenizer's rows can be cut"))
             else:
@@ -138,7 +141,7 @@ def encode(
                 if not spans:
                     why = f"nothing of it fits beside a stride of {stride}"
                     problems.append(Problem(what, where=f"input {index}", why=why, hint="a smaller stride"))
-                items[index] = Item(source, tuple(_cut(row, span) for span in spans))
+                items[index] = Item(source, tuple(_cut(row, span) for span in spans), stride is None)
     if problems:
         raise InputError(problems)
     return [item for item in items if item is not None]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from compose.dsl import Drop, Parallel, as_expression, branches
-from compose.errors import BackboneError, ComposeError, Problem, RecipeError
+from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
 from compose.recipes.checks import fusion_block, tasks_of
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.schema import Recipe, Stage
@@ -111,12 +111,27 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     for index, stage in enumerate(recipe.train):
         with located(document, ("train", index)):
             check_regime(model, as_expression(stage.expression), stage.regime, stage.last)
+            if stage.trunk_cache:
+                check_trunk(model, stage)
     curve = recipe.evaluate.drop_curve
     if curve is not None:
         with located(document, ("evaluate", "drop_curve", "first")):
             for first in curve.first:
                 model.plan(Drop(as_expression(curve.expression), first=first))
     return experiment
+
+
+def check_trunk(model: Model, stage: Stage) -> None:
+    """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
+    plan = model.plan(stage.expression)
+    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
+    trunk = plan.trunk
+    model.requires_grad_(False)
+    if not trunk:
+        raise ConfigError(
+            "trunk_cache: the first layer is adapted or trained already, so that nothing can be kept",
+            hint="Drop(..., first=n) in the expression leaves the first n layers alone",
+        )
 
 
 def load_backbone(recipe: Recipe) -> Model:

@@ -122,7 +122,8 @@ class Stage(Section):
     """A stage of training; stages run in order.
 
     A step takes at most `batch_size` rows, 16 where nothing is said, or as many rows of about one length
-    as stay within `batch_tokens`, padding among them; with both, within both.
+    as stay within `batch_tokens`, padding among them; with both, within both. `trunk_cache` computes the layers
+    below the first that adapters reach in the first epoch only.
     """
 
     expression: Text
@@ -138,6 +139,7 @@ class Stage(Section):
     warmup: Fraction = 0.1
     last: Count = 1
     train_layer_norms: Flag = False
+    trunk_cache: Flag = False
     loss_weights: dict[str, NotNegative] = {}
 
     @property

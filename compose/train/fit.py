@@ -17,6 +17,7 @@ from compose.runtime.batches import limit_problems, step_limits
 from compose.train.collator import TaskCollator
 from compose.train.epochs import epochs
 from compose.train.rows import RowGroup
+from compose.train.trunk_cache import TrunkCache
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -84,6 +85,7 @@ def fit(
     groups: Sequence[RowGroup],
     settings: Settings,
     on_step: OnStep | None = None,
+    cache: TrunkCache | None = None,
 ) -> History:
     """Trains whatever of a model asks for gradients; `model.train_only` says what.
 
@@ -94,13 +96,15 @@ def fit(
             random order, each group as often as its size says.
         settings: how to train.
         on_step: told after each step.
+        cache: keeps what layers below the first that adapters reach make of the texts, so that these run in the
+            first epoch only. There is no dropout in them then.
 
     Returns:
         How it went.
 
     Raises:
         ConfigError: nothing asks for gradients.
-        InputError: a loss that is not finite.
+        InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -121,7 +125,7 @@ def fit(
         summed = 0.0
         for index, places in steps:
             rows = [groups[index].rows[place] for place in places]
-            loss = _loss(model, plan, collators[index](rows), groups[index].tasks, settings)
+            loss = _loss(model, plan, collators[index](rows), groups[index].tasks, settings, cache)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise InputError(
@@ -169,13 +173,21 @@ def _rise_and_fall(total: int, warmup: float) -> Callable[[int], float]:
     return factor
 
 
-def _loss(model: Model, plan: RunnablePlan, batch: dict[str, Any], tasks: Sequence[str], settings: Settings) -> Tensor:
+def _loss(
+    model: Model,
+    plan: RunnablePlan,
+    batch: dict[str, Any],
+    tasks: Sequence[str],
+    settings: Settings,
+    cache: TrunkCache | None,
+) -> Tensor:
     labels = batch.pop("labels")
     inputs = {name: value.to(model.device) for name, value in batch.items()}
     weights: dict[str | int, float] = {
         task: settings.loss_weights[task] for task in tasks if task in settings.loss_weights
     }
-    loss = plan(**inputs, labels=labels, tasks=list(tasks), loss_weights=weights).loss
+    trunk = None if cache is None else cache.states(plan, inputs)
+    loss = plan(**inputs, labels=labels, tasks=list(tasks), loss_weights=weights, trunk_states=trunk).loss
     assert loss is not None  # every row has labels
     for name in dict.fromkeys(own_name(fuse) or "" for fuse in fuses(plan.expression)):
         fusion = model.fusions[name]

@@ -246,7 +246,7 @@ class Model(nn.Module):
             "decoder_attention_mask": decoder_attention_mask,
             "decoder_inputs_embeds": decoder_inputs_embeds,
         }
-        given = {name: value for name, value in inputs.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in inputs.items() if value is not None}
         plan = self.plan(default_plan(self, self._active))
         return plan(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **given)
 

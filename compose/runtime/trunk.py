@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -83,8 +84,7 @@ def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Modul
         "unchanged": lambda states, *_, **__: states,
     }
     changes: dict[str, Callable[[Any], Any]] = {
-        path: lambda module, result=results[entry]: _answering(module, result)
-        for path, entry in anatomy.table.entry.items()
+        path: partial(_answering, result=results[entry]) for path, entry in anatomy.table.entry.items()
     }
     changes[anatomy.table.stacks[0].layers] = lambda layers: layers[given.depth :]
     return _with(backbone, changes)

@@ -136,7 +136,7 @@ class TrunkCache:
         try:
             if space not in self._files:
                 self._files[space] = Segments((self.folder or self._temporary_folder()) / space)
-            self._files[space].append(key, memoryview(states.view(torch.uint8).flatten().numpy()))
+            self._files[space].append(key, _bytes_of(states))
         except OSError as error:
             self._writes = False
             warnings.warn(
@@ -169,8 +169,14 @@ def _digest(about: str, weights: Iterable[Tensor]) -> str:
     for tensor in weights:
         plain = tensor.detach().cpu().contiguous()
         found.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
-        found.update(memoryview(plain.flatten().view(torch.uint8).numpy()))
+        found.update(_bytes_of(plain))
     return found.hexdigest()[:32]
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """What a tensor on the CPU holds, without a copy where it is contiguous."""
+    values: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return memoryview(values)
 
 
 def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:

@@ -39,10 +39,11 @@ def multiplied(
         columns: [width, columns]: up-projections and biases; None with dense candidates.
     """
     # the scores of increments U z are (U^T Wk^T q).z, and q is Wq h + bq
-    rows = None if key is None else key.weight
+    rows: Tensor | None = None if key is None else key.weight
     if columns is not None:
         rows = columns if rows is None else rows @ columns
-    scores, bias = (None, None) if query is None else (query.weight, query.bias)
+    scores: Tensor | None = None if query is None else query.weight
+    bias: Tensor | None = None if query is None else query.bias
     if rows is not None:
         scores = rows.T if scores is None else rows.T @ scores
         bias = None if bias is None else bias @ rows

@@ -82,6 +82,12 @@ class Hooks:
         self._handles.clear()
         self.checkpointing.restore()
 
+    def thaw(self, backbone: nn.Module) -> None:
+        """Lets the weights ask for gradients as before, unless other models are still attached."""
+        if not hooks_on(backbone):
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad_(self.trained[name])
+
     def _install_sublayer(self, layer: int, sublayer: SubLayerModules) -> None:
         key = (layer, sublayer.name)
         self._before(sublayer.residual, _residual(key, sublayer))
@@ -116,6 +122,12 @@ def hooks_on(backbone: nn.Module) -> list[Hooks]:
     """The hooks of every model that is attached to a backbone."""
     found = [getattr(hook, OWNER, None) for module in backbone.modules() for hook in module._forward_hooks.values()]
     return list(dict.fromkeys(owner for owner in found if owner is not None))
+
+
+def trained_before(backbone: nn.Module) -> dict[str, bool]:
+    """Which weights ask for gradients, or did before other models, still attached, froze them."""
+    others = hooks_on(backbone)
+    return others[0].trained if others else {name: p.requires_grad for name, p in backbone.named_parameters()}
 
 
 def strip(backbone: nn.Module) -> None:

@@ -29,7 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
-from compose.runtime.hooks import Hooks, hooks_on
+from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
@@ -65,9 +65,7 @@ class Model(nn.Module):
         self.plans = PlanCache()
         self.drop_generator = random.Random(0)
         self.version = 0
-        before = hooks_on(backbone)  # of other models, which froze it
-        trained = {name: p.requires_grad for name, p in backbone.named_parameters()}
-        self.hooks = Hooks(anatomy, before[0].trained if before else trained)
+        self.hooks = Hooks(anatomy, trained_before(backbone))
         self._active: Expression | None = None
         self._runnable = RunnablePlans()
         self.training = backbone.training
@@ -389,9 +387,7 @@ class Model(nn.Module):
         """
         self.gradient_checkpointing_disable()
         self.hooks.remove()
-        if not hooks_on(self.backbone):
-            for name, parameter in self.backbone.named_parameters():
-                parameter.requires_grad_(self.hooks.trained[name])
+        self.hooks.thaw(self.backbone)
         return self.backbone
 
     # helpers

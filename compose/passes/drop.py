@@ -8,7 +8,7 @@ from compose.passes.base import PassContext
 
 def drop(graph: Graph, context: PassContext) -> Graph:
     """Nodes on dropped layers go, and with them the linear maps that nothing acts on any more."""
-    if not any(operation.kind in ("dropped", "linear") for operation in graph.operations):
+    if not _has_dropped(graph):
         return graph
     rewriter = Rewriter(graph)
     for node, (kind, *_), inputs in graph.nodes():
@@ -21,6 +21,13 @@ def drop(graph: Graph, context: PassContext) -> Graph:
         else:
             rewriter.copy(node)
     return _without_loose_ends(rewriter.finish())
+
+
+def _has_dropped(graph: Graph) -> bool:
+    return any(
+        kind == "dropped" or (kind == "part" and any(graph.operations[source].kind == "linear" for source in inputs))
+        for _, (kind, *_), inputs in graph.nodes()
+    )
 
 
 def _without_loose_ends(graph: Graph) -> Graph:

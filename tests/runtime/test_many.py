@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
 from typing import Any
@@ -41,11 +42,13 @@ def calls(function: Any, *args: Any, **kwargs: Any) -> int:
         nonlocal count
         count += event in ("call", "c_call")
 
+    gc.disable()  # a collection calls who asked to be told of it, and finalizers
     sys.setprofile(seen)
     try:
         function(*args, **kwargs)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

@@ -82,8 +82,8 @@ def command(
         "batch_tokens": batch_tokens,
     }
     if compare_precision:
-        plans = (load_plan(plan_folder, precision=name) for name in ("float32", "bf16"))
-        found = agreement(*plans, inputs, **options)
+        full, half = (load_plan(plan_folder, precision=name) for name in ("float32", "bf16"))
+        found = agreement(full, half, inputs, **options)
         print(json.dumps(found.to_dict()) if as_json else f"bf16 against float32\n{found}")
         return
     plan = load_plan(plan_folder, precision=precision)

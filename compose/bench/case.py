@@ -42,12 +42,14 @@ class Contestant:
         setup: how it is set up; a row of the worker's table.
         options: what else its setup is told.
         peer: whether the peer runs it.
+        tiny: options that differ for the tiny size, where those of the others would take long.
     """
 
     name: str
     setup: str
     options: Mapping[str, Any] = field(default_factory=dict)
     peer: bool = False
+    tiny: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,15 @@ class Case:
     training: bool = False
     calls: int = 3
 
-    def told(self, contestant: Contestant, size: str, threads: int, device: str, texts: str) -> dict[str, Any]:
+    def told(
+        self, contestant: Contestant, size: str, threads: int, device: str, texts: str, folder: str = ""
+    ) -> dict[str, Any]:
         """What a contestant's worker is told."""
-        options = dict(contestant.options)
+        tiny = size == "tiny"
+        options = {**contestant.options, **(contestant.tiny if tiny else {})}
         layers = SIZES[size]["num_hidden_layers"]
         if "drop" in options:
             options["drop"] = options["drop"] * layers // WHOLE
-        tiny = size == "tiny"
         return {
             "setup": contestant.setup,
             "config": SIZES[size],
@@ -112,5 +116,6 @@ class Case:
             "device": device,
             "attention": "sdpa",
             "texts": texts,
+            "folder": folder if "backbone" in options else "",
             **options,
         }

@@ -42,6 +42,22 @@ def _parallels() -> tuple[Contestant, ...]:
     )
 
 
+def _precisions(setup: str, **options: Any) -> tuple[Contestant, ...]:
+    """Ours and the plain backbone, each in bf16 and in float32."""
+    return (
+        Contestant("ours, bf16", setup, {**options, "precision": "bf16"}),
+        _ours(setup, **options),
+        Contestant("plain, bf16", "plain", {"precision": "bf16"}),
+        PLAIN,
+    )
+
+
+MINILM = {"backbone": "minilm"}
+TRAINED = {**MINILM, "epochs": 3, "messages": 500}
+FEW = {"epochs": 1, "messages": 32}
+SHAPES = ((1.0, 1.0), (0.75, 0.5), (0.5, 0.75))
+"""Of batches, as shares of the rows and tokens."""
+
 MANY_ROWS = Contestant("plain, 8 times the rows", "plain", {"times": 8})
 COUNTS = (2, 4, 8, 16)
 
@@ -109,6 +125,102 @@ CASES: tuple[Case, ...] = (
             PLAIN,
         ),
         (Target("ours", 1.05, "ours, one head"),),
+    ),
+    Case(
+        "drop-training",
+        "one adapter dropped from the first half of the layers, epochs of training after the first; "
+        "the plain backbone is fine-tuned whole",
+        (
+            _ours("drop", drop=6, cached=True),
+            Contestant("ours, no cache", "drop", {"drop": 6, "cached": False}),
+            PLAIN,
+            _peer("single", drop=6),
+        ),
+        (Target("ours", 0.7, "peer"),),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
+        "aggregation-training",
+        "layer aggregation under a tagging head, epochs of training after the first; "
+        "the plain backbone is fine-tuned whole",
+        (
+            _ours("aggregation", cached=True),
+            Contestant("ours, no cache", "aggregation", {"cached": False}),
+            PLAIN,
+        ),
+        (Target("ours", 1 / 25, "ours, no cache", speed=True),),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
+        "bf16-fuse",
+        "Fuse of 8 adapters, inference, the backbone in bf16",
+        _precisions("fuse", adapters=8),
+        (Target("ours, bf16", 0.6, "ours"),),
+    ),
+    Case(
+        "bf16-parallel",
+        "Parallel of 8 adapters with a head each, inference, the backbone in bf16",
+        _precisions("parallel", adapters=8),
+        (Target("ours, bf16", 0.6, "ours"),),
+        calls=1,
+    ),
+    Case(
+        "bf16-texts",
+        "MiniLM with three tasks that were trained on the bundled messages, in bf16: time and answers over real texts",
+        (
+            Contestant("ours, bf16", "trained", {"precision": "bf16", **TRAINED}, tiny=FEW),
+            Contestant("ours", "trained", {"precision": "float32", **TRAINED}, tiny=FEW),
+        ),
+        (Target("ours, bf16", 0.6, "ours"), Target("ours, bf16", 0.005, metric="disagreement")),
+        calls=1,
+    ),
+    Case(
+        "texts",
+        "MiniLM over real texts, three tasks: sorted by length within a budget of tokens, or batches as they come",
+        (
+            _ours("texts", as_they_come=False, **MINILM),
+            Contestant("ours, as they come", "texts", {"as_they_come": True, **MINILM}),
+            _peer("texts", adapters=3, **MINILM),
+        ),
+        (Target("ours", 1 / 1.8, "ours, as they come", speed=True), Target("ours", 1 / 1.8, "peer", speed=True)),
+        rows=32,
+        calls=1,
+    ),
+    Case(
+        "optimize",
+        "Fuse of 8 adapters, inference over batches of three shapes: plan.optimize() against the plan itself",
+        (
+            Contestant("ours", "fuse", {"adapters": 8, "shapes": SHAPES, "optimized": True}, tiny={"adapters": 2}),
+            Contestant("ours, eager", "fuse", {"adapters": 8, "shapes": SHAPES}, tiny={"adapters": 2}),
+        ),
+        (Target("ours", 1 / 1.1, "ours, eager", speed=True),),
+    ),
+    Case(
+        "compile",
+        "what happens before a forward pass: compiling, choosing a plan, loading an adapter, 1,000 registered ones",
+        (
+            Contestant("Parallel of 8", "compiling", {"block": "Parallel", "adapters": 8}),
+            Contestant("Fuse of 8", "compiling", {"block": "Fuse", "adapters": 8}),
+            Contestant("Parallel of 100", "compiling", {"block": "Parallel", "adapters": 100}),
+            Contestant("Fuse of 100", "compiling", {"block": "Fuse", "adapters": 100}),
+            Contestant("cached plan", "choosing", {"adapters": 8}),
+            Contestant("loading an adapter", "loading"),
+            Contestant("one adapter of 1,000", "registered", {"adapters": 1000}, tiny={"adapters": 10}),
+            Contestant("one adapter of 1", "registered", {"adapters": 1}),
+        ),
+        (
+            Target("Parallel of 8", 0.020),
+            Target("Fuse of 8", 0.020),
+            Target("Parallel of 100", 0.150),
+            Target("Fuse of 100", 0.150),
+            Target("cached plan", 50e-6),
+            Target("one adapter of 1,000", 1.10, metric="memory of adapters"),
+            Target("one adapter of 1,000", 1.02, "one adapter of 1"),
+        ),
     ),
 )
 """All cases, in the order in which they run."""

@@ -118,7 +118,7 @@ def _flops(work: Work, told: Mapping[str, Any]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     call = work.counted or work.call
-    if not told["training"]:
+    if not told["training"] or work.counted is not None:
         call()
     with FlopCounterMode(display=False) as counter:
         call()
@@ -139,7 +139,7 @@ class Memory:
             self.how, self.loaded = "torch.cuda.max_memory_allocated", int(torch.cuda.memory_allocated())
             return
         _give_back()
-        self.loaded = _status("VmRSS") or _largest()
+        self.loaded = resident()
         self.how = "VmHWM" if self._clear() and _status("VmHWM") is not None else "ru_maxrss"
 
     def start(self) -> None:
@@ -173,6 +173,11 @@ def _give_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library than GNU's
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident() -> int:
+    """Bytes of memory that the process holds; the most that it ever held where that is all that can be known."""
+    return _status("VmRSS") or _largest()
 
 
 def _status(key: str) -> int | None:

@@ -31,6 +31,7 @@ class Settings:
         device: `cpu` or `cuda`.
         peer: an interpreter that has `adapters`; None to leave the peer out.
         texts: a file with the texts, as a JSON list.
+        folder: where the peer finds the backbone of cases over real texts.
     """
 
     size: str = "base"
@@ -39,11 +40,18 @@ class Settings:
     device: str = "cpu"
     peer: str | None = None
     texts: str = ""
+    folder: str = ""
 
 
 def contestants_of(case: Case, settings: Settings) -> tuple[Contestant, ...]:
-    """Those of a case that can run: all, or all but the peer."""
-    return tuple(one for one in case.contestants if settings.peer is not None or not one.peer)
+    """Those of a case that can run: all, or all but the peer, which has no tiny backbone that reads texts."""
+
+    def can(one: Contestant) -> bool:
+        return not one.peer or (
+            settings.peer is not None and not (settings.size == "tiny" and "backbone" in one.options)
+        )
+
+    return tuple(one for one in case.contestants if can(one))
 
 
 def steps_of(cases: Sequence[Case], settings: Settings) -> int:
@@ -83,7 +91,7 @@ def measure(case: Case, settings: Settings, on_step: OnStep) -> dict[str, Any]:
             found[one.name] = {"by": by, "setup": one.setup, "options": dict(one.options)}
             command = command_of(settings.peer if one.peer else None)
             workers[one.name] = stack.enter_context(Worker(command, settings.threads))
-            told = case.told(one, settings.size, settings.threads, settings.device, settings.texts)
+            told = case.told(one, settings.size, settings.threads, settings.device, settings.texts, settings.folder)
             found[one.name] |= {"seconds": [], "peaks": []}
             found[one.name] |= attempt(one, "is set up", do="set up", **told)
         for one in running:

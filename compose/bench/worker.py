@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compose.bench.loop import SetUp, Work, serve
-from compose.bench.setups import inference, training
+from compose.bench.setups import costs, epochs, inference, texts, training
 from compose.bench.setups.models import Told
 
 
@@ -22,6 +22,14 @@ SETUPS: Mapping[str, SetUp] = {
     "single": _ours,
     "fuse": _ours,
     "parallel": _ours,
+    "drop": epochs.ours,
+    "aggregation": epochs.ours,
+    "texts": texts.ours,
+    "trained": texts.trained,
+    "compiling": costs.compiling,
+    "choosing": costs.choosing,
+    "loading": costs.loading,
+    "registered": costs.registered,
 }
 
 

@@ -82,7 +82,7 @@ def command(
 
     with tempfile.TemporaryDirectory() as folder:
         given = _texts(texts, Path(folder))
-        settings = Settings(size.value, rounds, threads, device.value, peer, given)
+        settings = Settings(size.value, rounds, threads, device.value, peer, given, _folder(chosen, peer))
         found = _measure(chosen, settings, json_)
     if page is not None:
         _write(page, [found])
@@ -119,6 +119,18 @@ def _texts(file: Path | None, folder: Path) -> str:
     path = folder / "texts.json"
     path.write_text(json.dumps(texts), "utf-8")
     return str(path)
+
+
+def _folder(cases: tuple[Case, ...], peer: str | None) -> str:
+    """Where the peer finds the backbone that cases over real texts name."""
+    names = [
+        one.options["backbone"] for case in cases for one in case.contestants if one.peer and "backbone" in one.options
+    ]
+    if peer is None or not names:
+        return ""
+    from compose.runtime.attach import locate_backbone
+
+    return locate_backbone(names[0])
 
 
 def _print(cases: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from compose.bench.case import SIZES, TINY_ROWS, Case, Contestant
 from compose.bench.cases import CASES, find
 from compose.bench.loop import Memory, _flops
 from compose.bench.setups.models import expression_of, our_model
+from compose.bench.texts import bundled_texts
 from compose.bench.worker import SETUPS
 from compose.bench.workers import PEER
 from compose.errors import ConfigError
@@ -24,8 +26,15 @@ OURS = [(case, one) for case in CASES for one in case.contestants if not one.pee
 FACTS = {"seconds", "memory", "bound"}
 
 
-def told_of(case: Case, one: Contestant, size: str = "tiny") -> dict[str, Any]:
-    return case.told(one, size, threads=1, device="cpu", texts="")
+def told_of(case: Case, one: Contestant, size: str = "tiny", texts: str = "") -> dict[str, Any]:
+    return case.told(one, size, threads=1, device="cpu", texts=texts)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("texts") / "texts.json"
+    path.write_text(json.dumps(bundled_texts(40)), "utf-8")
+    return str(path)
 
 
 def ids(value: object) -> str:
@@ -59,15 +68,26 @@ def test_unknown_cases_are_told_with_the_nearest_first() -> None:
 
 
 @pytest.mark.parametrize(("case", "one"), OURS, ids=ids)
-def test_contestants_run_and_cost_what_explain_says(case: Case, one: Contestant) -> None:
-    told = told_of(case, one)
-    work = SETUPS[one.setup](told, "eager")
-    work.call()
+@pytest.mark.filterwarnings("ignore::compose.runtime.precision.SlowPrecisionWarning")
+def test_contestants_run_and_cost_what_explain_says(case: Case, one: Contestant, texts: str) -> None:
+    told = told_of(case, one, texts=texts)
+    work = SETUPS[one.setup](told, told["attention"])
+    own = work.call()
+    assert own is None or (len(own) == 1 and own[0] > 0)
     if "explained" in work.facts:
-        assert work.facts["explained"] == pytest.approx(_flops(work, told), rel=0.01)
+        counted = _flops(SETUPS[one.setup](told, "eager"), told)
+        assert work.facts["explained"] == pytest.approx(counted, rel=0.01)
         assert sum(work.facts["flops_by_rows"].values()) == work.facts["explained"]
     if case.training:
         assert work.facts["trained"] > 0
+    wanted = {target.metric for target in case.targets if target.of == one.name} - {"seconds", "memory", "bound"}
+    assert wanted <= set(work.facts)
+
+
+def test_the_trunk_cache_leaves_only_what_is_above_the_trunk() -> None:
+    for name, share in (("drop-training", 0.7), ("aggregation-training", 0.4)):
+        cached, not_cached = counted(name, "ours"), counted(name, "ours, no cache")
+        assert 0 < cached < share * not_cached
 
 
 def counted(name: str, contestant: str) -> int:

@@ -9,6 +9,9 @@ import torch
 from compose.bench.loop import Work
 from compose.bench.setups.models import Told, batch_of, expression_of, our_model, plain_backbone
 
+COUNTED = "eager"
+"""The attention with which FLOPs are counted: nothing is compiled then."""
+
 
 def plain(told: Told, attention: str) -> Work:
     """The backbone alone, on `times` as many rows where that is told."""
@@ -23,16 +26,23 @@ def plain(told: Told, attention: str) -> Work:
 
 
 def ours(told: Told, attention: str) -> Work:
-    """An expression with its heads."""
+    """An expression with its heads; on batches of several `shapes`, and compiled, where that is told."""
     model = our_model(told, attention)
     plan = model.plan(expression_of(model, told))
-    batch = batch_of(told)
+    batches = [batch_of(told)]
+    if "shapes" in told:
+        batches = [batch_of(told, round(told["rows"] * r), round(told["tokens"] * t)) for r, t in told["shapes"]]
+    run: Any = plan
+    if told.get("optimized") and attention != COUNTED:
+        # A tiny backbone is for trying things out, which needs no C++ compiler.
+        run = plan.optimize(backend="eager") if told["size"] == "tiny" else plan.optimize()
 
     def call() -> None:
         with torch.no_grad():
-            plan(**batch)
+            for batch in batches:
+                run(**batch)
 
-    return Work(call, explained(plan, told))
+    return Work(call, {} if "shapes" in told else explained(plan, told))
 
 
 def explained(plan: Any, told: Told) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, BertConfig, PreTrainedModel
+from transformers import AutoModel, BertConfig, BertTokenizer, PreTrainedModel
 
 from compose.dsl import Drop, Expression, Fuse, Parallel, own_name
 from compose.runtime.attach import attach
@@ -25,8 +25,19 @@ Told = Mapping[str, Any]
 def plain_backbone(told: Told, attention: str) -> PreTrainedModel:
     """The backbone alone, with random weights, in evaluation mode."""
     config = BertConfig(**told["config"])
-    model: PreTrainedModel = AutoModel.from_config(config, attn_implementation=attention)
-    return model.to(told["device"]).eval()
+    model: Any = AutoModel.from_config(config, attn_implementation=attention)
+    if told["setup"] == "plain" and told.get("precision") == "bf16":
+        model = model.to(torch.bfloat16)
+    backbone: PreTrainedModel = model.to(told["device"]).eval()
+    return backbone
+
+
+def tokenizer(told: Told) -> BertTokenizer:
+    """WordPiece over single letters: any text has tokens, and rows can be padded."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), *".,!?"]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return BertTokenizer(vocab=vocabulary, model_max_length=told["config"]["max_position_embeddings"])
 
 
 def our_model(told: Told, attention: str, tokenizer: Any = None) -> Model:

@@ -105,7 +105,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "parallel-drop",
-        "the same, dropped from the first half of the layers",
+        "Parallel of 8 adapters that are dropped from the first half of the layers, inference",
         (*_both("parallel", adapters=8, drop=6), MANY_ROWS),
         (Target("ours", 1.08, metric="bound"), Target("ours", 1.0, "peer")),
         calls=1,

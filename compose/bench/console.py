@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from compose.bench.measure import OnStep
-from compose.bench.tables import contestant_table, target_table
+from compose.bench.tables import contestant_table, remarks, target_table
 
 
 @contextmanager
@@ -46,8 +46,7 @@ def progress(steps: int, stream: TextIO | None = None) -> Iterator[OnStep]:
 def results(case: dict[str, Any]) -> str:
     """A case's figures for the terminal."""
     title = f"{case['name']}: {case['shows']}"
-    parts = [title, "-" * len(title), contestant_table(case)]
-    parts += [f"{name}: {one['error']}" for name, one in case["contestants"].items() if "error" in one]
+    parts = [title, "-" * len(title), contestant_table(case), "", *remarks(case)]
     if case["targets"]:
         parts += ["", target_table(case)]
     return "\n".join(parts) + "\n"

@@ -17,7 +17,7 @@ FORMAT = "compose-bench-1"
 
 
 def document(
-    cases: Sequence[Mapping[str, Any]], settings: Settings, peer: Mapping[str, str] | None, command: str
+    cases: Sequence[Mapping[str, Any]], settings: Settings, peer: Mapping[str, str] | None, command: str, note: str = ""
 ) -> dict[str, Any]:
     """What is known of a measurement, as JSON takes it."""
     gpus = [one["gpu"] for case in cases for one in case["contestants"].values() if "gpu" in one]
@@ -25,6 +25,7 @@ def document(
         "format": FORMAT,
         "date": now(),
         "command": command,
+        "note": note,
         "machine": {**machine(), **({"gpu": gpus[0]} if gpus else {})},
         "versions": {"ours": versions(), **({"peer": dict(peer)} if peer else {})},
         "threads": settings.threads,

@@ -25,16 +25,16 @@ def _model(told: Mapping[str, Any], attention: str) -> Any:
         base = transformers.AutoModel.from_pretrained(told["folder"], attn_implementation=attention)
         model = hub.BertAdapterModel(base.config)
         model.bert.load_state_dict(base.state_dict(), strict=False)
-        return model.eval()
+        return model.to(told["device"]).eval()
     config = transformers.BertConfig(**{**told["config"], "attn_implementation": attention})
-    return hub.BertAdapterModel(config).eval()
+    return hub.BertAdapterModel(config).to(told["device"]).eval()
 
 
 def _batch(told: Mapping[str, Any], model: Any) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     shape = (told["rows"], told["tokens"])
     ids = torch.randint(5, model.config.vocab_size, shape, generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"input_ids": ids.to(told["device"]), "attention_mask": torch.ones_like(ids).to(told["device"])}
 
 
 def _add(model: Any, names: list[str], leave_out: int = 0) -> None:
@@ -44,7 +44,7 @@ def _add(model: Any, names: list[str], leave_out: int = 0) -> None:
 
 
 def _inference(model: Any, told: Mapping[str, Any]) -> Any:
-    batch = _batch(told, model)
+    batch = _batch(told, model.to(told["device"]))
 
     def call() -> None:
         with torch.no_grad():
@@ -91,6 +91,7 @@ def parallel(told: Mapping[str, Any], attention: str) -> Any:
         model.add_classification_head(name, num_labels=3)
     model.set_active_adapters(composition.Parallel(*names))
     model.active_head = names
+    model.to(told["device"])
     return _inference(model, told)
 
 
@@ -98,7 +99,8 @@ def _training(model: Any, told: Mapping[str, Any], regularization: Callable[[], 
     if told.get("checkpointing"):
         model.gradient_checkpointing_enable()
     batch = _batch(told, model)
-    labels = torch.randint(0, 3, (told["rows"],), generator=torch.Generator().manual_seed(1))
+    labels = torch.randint(0, 3, (told["rows"],), generator=torch.Generator().manual_seed(1)).to(told["device"])
+    model.to(told["device"])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     model.train()
@@ -125,12 +127,14 @@ def texts(told: Mapping[str, Any], attention: str) -> Any:
         model.add_classification_head(name, num_labels=3)
     model.set_active_adapters(composition.Parallel(*names))
     model.active_head = names
+    model.to(told["device"])
     lines = json.loads(Path(told["texts"]).read_text("utf-8"))
 
     def call() -> None:
         for start in range(0, len(lines), told["rows"]):
             chosen = lines[start : start + told["rows"]]
             batch = tokenizer(chosen, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            batch = batch.to(told["device"])
             with torch.no_grad():
                 out = model(**batch)
             for head in out:

@@ -15,12 +15,14 @@ MIB = 1 << 20
 
 
 def contestant_table(case: Result) -> str:
-    """Times, memory and FLOPs of each contestant, and ratios to the plain backbone or else the last one."""
+    """Times, memory and FLOPs of each contestant, and ratios to the plain backbone or to whom targets are against."""
     found = {name: one for name, one in case["contestants"].items() if "median" in one}
     base = base_of(case)
+    plain = base in found and found[base]["by"] == "plain"
+    compared = {target["of"] for target in case["targets"] if target["against"] == base}
     rows = []
     for name, one in found.items():
-        against = found.get(base) if base != name else None
+        against = found.get(base) if base != name and (plain or name in compared) else None
         rows.append(
             [
                 name,
@@ -35,6 +37,20 @@ def contestant_table(case: Result) -> str:
             ]
         )
     return table(["", "minimum", "median", "ratio", "peak, MiB", "FLOPs", "ratio"], rows)
+
+
+def remarks(case: Result) -> list[str]:
+    """What else is to be said of a case: how memory was read, texts a second, and who failed."""
+    lines = [
+        f"{name}: {one['facts']['texts'] / one['median']:.0f} texts a second."
+        for name, one in case["contestants"].items()
+        if "median" in one and "texts" in one["facts"]
+    ]
+    ways = sorted({one["memory_by"] for one in case["contestants"].values() if "memory_by" in one})
+    if ways:
+        lines.append(f"Peak memory by {', '.join(ways)}.")
+    lines += [f"{name} failed: {one['error']}" for name, one in case["contestants"].items() if "error" in one]
+    return lines
 
 
 def base_of(case: Result) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compose.errors import ConfigError
+from compose.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from compose.bench.case import Case
@@ -58,6 +58,7 @@ def command(
             help="Real texts: lines, or the field 'text' of .jsonl and .csv. The bundled messages by default.",
         ),
     ] = None,
+    note: Annotated[str, typer.Option("--note", help="What the page should say of the figures.")] = "",
 ) -> None:
     """Measure what things cost: ours, the plain backbone and the peer in turn, each in a process of its own."""
     from compose.bench.cases import find
@@ -78,19 +79,21 @@ def command(
         else:
             _write(page, documents)
         return
+    if device is Device.cuda:
+        _check_gpu()
     from compose.bench.measure import Settings
 
     with tempfile.TemporaryDirectory() as folder:
         given = _texts(texts, Path(folder))
         settings = Settings(size.value, rounds, threads, device.value, peer, given, _folder(chosen, peer))
-        found = _measure(chosen, settings, json_)
+        found = _measure(chosen, settings, json_, note)
     if page is not None:
         _write(page, [found])
     if any("error" in one for case in found["cases"] for one in case["contestants"].values()):
         raise typer.Exit(1)
 
 
-def _measure(cases: tuple[Case, ...], settings: Settings, out: Path | None) -> dict[str, Any]:
+def _measure(cases: tuple[Case, ...], settings: Settings, out: Path | None, note: str) -> dict[str, Any]:
     """Measures cases one after the other; what is finished is printed and written."""
     from compose.bench.console import progress
     from compose.bench.document import command_line, document, write_json
@@ -100,11 +103,11 @@ def _measure(cases: tuple[Case, ...], settings: Settings, out: Path | None) -> d
     versions = None if settings.peer is None else check_peer(settings.peer)
     words = command_line(sys.argv[1:])
     done: list[dict[str, Any]] = []
-    found = document(done, settings, versions, words)
+    found = document(done, settings, versions, words, note)
     with progress(steps_of(cases, settings)) as on_step:
         for case in cases:
             done.append(measure(case, settings, on_step))
-            found = document(done, settings, versions, words)
+            found = document(done, settings, versions, words, note)
             _print(done[-1:])
             if out is not None:
                 write_json(out, found)
@@ -119,6 +122,13 @@ def _texts(file: Path | None, folder: Path) -> str:
     path = folder / "texts.json"
     path.write_text(json.dumps(texts), "utf-8")
     return str(path)
+
+
+def _check_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("there is no GPU that torch can use", where="--device cuda", hint="--device cpu")
 
 
 def _folder(cases: tuple[Case, ...], peer: str | None) -> str:

@@ -99,7 +99,11 @@ def fake(name: str, contestants: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for one, (seconds, flops, options) in contestants.items():
         by = "peer" if "peer" in one else "plain" if "plain" in one else "ours"
         made[one] = {"by": by, "options": options, "median": seconds, "minimum": seconds, "peak": 1 << 20}
-        made[one] |= {"flops": flops, "facts": {"epochs": [2 * seconds, seconds]} if by == "ours" else {}}
+        made[one] |= {
+            "memory_by": "VmHWM",
+            "flops": flops,
+            "facts": {"epochs": [2 * seconds, seconds]} if by == "ours" else {},
+        }
     return {
         "name": name, "shows": "what it shows", "rows": 8, "tokens": 128, "training": False, "rounds": 5, "calls": 3,
         "contestants": made, "targets": judge([Target("ours, 8", 2.0, "plain")], made),
@@ -133,11 +137,19 @@ def test_measurements_of_two_machines_stand_apart(folder: Path, tmp_path: Path) 
         "machine": {**first["machine"], "gpu": "A large one"},
         "cases": first["cases"][:1],
     }
-    again = {**first, "cases": first["cases"][1:], "date": "later"}
+    again = {**first, "cases": first["cases"][1:], "date": "later", "note": "on a busy machine"}
     (path,) = write_page(tmp_path / "b.md", [first, gpu, again])
     page = path.read_text("utf-8")
-    assert page.count("\n## ") == 2 and "## A large one" in page and "GPUs are untested" not in page
+    assert page.count("\n## ") == 3 and "## A large one" in page and "GPUs are untested" not in page
     assert page.count("### shared-heads") == 1 and page.count("### fuse-inference") == 2 and "later" in page
+    assert "*on a busy machine*" in page
+
+
+def test_the_page_in_the_docs_is_what_its_figures_give(tmp_path: Path) -> None:
+    documents = [read_json(path) for path in sorted((ROOT / "docs").glob("benchmarks*.json"))]
+    written = write_page(tmp_path / "benchmarks.md", documents)
+    assert written[0].read_text("utf-8") == (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    assert {path.name for path in written[1:]} == {path.name for path in (ROOT / "docs").glob("benchmarks-*.svg")}
 
 
 def test_ratios_bounds_and_targets() -> None:
@@ -186,6 +198,7 @@ def test_the_list_needs_nothing_that_computes() -> None:
         (("parallel", "--page", "."), ".: is a folder"),
         (("parallel", "--texts", "no-such.jsonl"), "no-such.jsonl: cannot be read"),
         (("--from", "no-such.json"), "no-such.json: cannot be read"),
+        (("parallel", "--device", "cuda"), "there is no GPU that torch can use"),
         (("parallel", "--rounds", "0"), "--rounds"),
         (("parallel", "--size", "huge"), "--size"),
     ],
@@ -195,6 +208,7 @@ def test_mistakes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert call(*arguments) == 2
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told

@@ -244,16 +244,26 @@ def test_an_interrupt_ends_the_workers_and_leaves_no_file(tmp_path: Path) -> Non
     mark = uuid.uuid4().hex
     command = [sys.executable, "-m", "compose", "bench", "fuse-inference", "--size", "tiny", "--threads", "1"]
     command += ["--rounds", "100000", "--json", str(tmp_path / "out.json")]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "MARK": mark}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "round 2 " in line:
-            break
-    assert len(processes_with(mark)) == 3  # the command and its two workers
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What a shell starts in the background ignores the signal, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        try:
+            for line in process.stderr:
+                if "round 2 " in line:
+                    break
+            assert len(processes_with(mark)) == 3  # the command and its two workers
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130 and "Traceback" not in said
     until = time.monotonic() + 10
     while processes_with(mark) and time.monotonic() < until:

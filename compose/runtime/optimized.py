@@ -13,7 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers.modeling_outputs import BaseModelOutput
 
 from compose.dsl import to_text
-from compose.errors import BackboneError, ComposeError
+from compose.errors import BackboneError, ComposeError, ConfigError, Problem
 from compose.heads.head import Head
 from compose.heads.output import MultiHeadOutput
 from compose.runtime.calls import ROWS, run_backbone
@@ -45,9 +45,13 @@ class OptimizedPlan:
         plan: the plan.
         mode: as for `torch.compile`: `reduce-overhead` uses CUDA graphs on a GPU.
         backend: as for `torch.compile`.
+
+    Raises:
+        ConfigError: torch knows no such mode or backend.
     """
 
     def __init__(self, plan: RunnablePlan, mode: str | None = None, backend: str = "inductor") -> None:
+        _check(mode, backend)
         self.plan = plan
         self.mode = mode
         self.backend = backend
@@ -165,6 +169,21 @@ class OptimizedPlan:
 
 NOT_INPUTS = ("labels", "loss_weights", "tasks", "route")
 """What of a call is not for the backbone."""
+
+
+def _check(mode: str | None, backend: str) -> None:
+    problems = []
+    backends = tuple(torch.compiler.list_backends(exclude_tags=()))
+    if backend not in backends:
+        problems.append(Problem(f"torch has no backend {backend!r}", got=str(backend), legal=backends))
+    if mode is not None:
+        from torch._inductor import list_mode_options  # takes a second to import
+
+        modes = tuple(dict.fromkeys(("default", *list_mode_options())))
+        if mode not in modes:
+            problems.append(Problem(f"torch has no mode {mode!r}", got=str(mode), legal=modes))
+    if problems:
+        raise ConfigError(problems)
 
 
 def rows_of(given: Mapping[str, Any]) -> Tensor:

@@ -105,7 +105,8 @@ class RunnablePlan:
             loss_weights: weight of a task's loss in `out.loss`, 1 by default.
             tasks: the tasks wanted, all by default; the rest is not computed.
             route: for a plan with a Route, for each row the name of its task.
-            trunk_states: what `trunk_states` gave for these inputs, so that its layers need not run.
+            trunk_states: what `trunk_states` gave for these inputs, so that its layers need not run; their hidden
+                states and attentions are not in the output then.
             **inputs: the backbone's inputs, [rows, ...].
 
         Returns:
@@ -303,7 +304,8 @@ class RunnablePlan:
         if below is not None:
             backbone = lower(backbone, model.hooks.anatomy, below)
         if trunk is not None:
-            check_trunk(trunk, plan, model.hooks.anatomy, batch)
+            ids = given.get("input_ids", given.get("inputs_embeds"))
+            check_trunk(trunk, plan, model.hooks.anatomy, batch, None if ids is None else ids.shape[1])
             backbone, given = upper(backbone, model.hooks.anatomy, trunk), without_embedded(given)
             if kept is not None:
                 kept.update(enumerate(trunk.states))

@@ -51,21 +51,33 @@ def depth_of(plan: Plan, anatomy: Anatomy) -> int:
     return len(anatomy.layers)
 
 
-def check_trunk(given: TrunkStates, plan: Plan, anatomy: Anatomy, rows: int) -> None:
-    """Checks that states given are those of a plan's trunk.
+def check_trunk(given: TrunkStates, plan: Plan, anatomy: Anatomy, rows: int, tokens: int | None) -> None:
+    """Checks that states given are those of a plan's trunk; those of all layers serve a plan that needs the last.
+
+    Args:
+        given: the states.
+        plan: the plan.
+        anatomy: of its backbone.
+        rows: of the batch.
+        tokens: of a row; None for images.
 
     Raises:
-        InputError: if an adapter would have changed them, layers are missing, or there are other rows.
+        InputError: if an adapter would have changed them, layers are missing, or there are other rows or tokens.
     """
+    if not isinstance(given, TrunkStates):
+        raise InputError(f"trunk_states is a {type(given).__name__}, but TrunkStates are needed", hint=HINT)
     depth = depth_of(plan, anatomy)
     problems = []
     if not 0 < given.depth <= depth:
         problems.append(Problem(f"trunk states of {given.depth} layers, but the plan's trunk has {depth}", hint=HINT))
-    wanted = 1 if plan.aggregation is None else given.depth + 1
-    if len(given.states) != wanted:
+    every = given.depth + 1
+    if len(given.states) != every and (plan.aggregation is not None or len(given.states) != 1):
+        wanted = 1 if plan.aggregation is None else every
         problems.append(Problem(f"trunk states of {len(given.states)} places, but {wanted} are needed", hint=HINT))
-    if any(len(states) != rows for states in given.states):
-        problems.append(Problem(f"trunk states of {len(given.states[0])} rows for a batch of {rows}", hint=HINT))
+    for found in dict.fromkeys(tuple(states.shape[:2]) for states in given.states):
+        if found != (rows, found[1] if tokens is None else tokens):
+            what = f"trunk states of {found[0]} rows and {found[1]} tokens"
+            problems.append(Problem(f"{what} for a batch of {rows} and {tokens or found[1]}", hint=HINT))
     if problems:
         raise InputError(problems)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from compose.errors import ConfigError
+from compose.errors import ConfigError, FileError, InputError, Problem
 from compose.runtime.trunk import TrunkStates
 from compose.train.segments import Segments
 
@@ -47,7 +47,8 @@ class TrunkCache:
             the room, and rounds each state by at most 1/256 of itself.
 
     Raises:
-        ConfigError: an unknown dtype, or a memory below 0.
+        ConfigError: a dtype that is none of floating point, or a memory that is no whole number of at least 0.
+        FileError: the folder cannot be made.
     """
 
     def __init__(
@@ -56,15 +57,17 @@ class TrunkCache:
         memory: int = 2 * GIBIBYTE,
         dtype: torch.dtype | str | None = None,
     ) -> None:
-        if isinstance(dtype, str):
-            if dtype not in DTYPES:
-                raise ConfigError(f"there is no cache dtype '{dtype}'", got=dtype, legal=tuple(DTYPES))
-            dtype = DTYPES[dtype]
-        if memory < 0:
-            raise ConfigError(f"memory={memory}, but a cache has at least 0 bytes")
-        self.folder = None if folder is None else Path(folder)
+        problems = []
+        named = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if dtype is not None and not (isinstance(named, torch.dtype) and named.is_floating_point):
+            problems.append(Problem(f"there is no cache dtype {dtype!r}", got=str(dtype), legal=tuple(DTYPES)))
+        if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
+            problems.append(Problem(f"memory={memory!r}, but a whole number of bytes, at least 0, is needed"))
+        if problems:
+            raise ConfigError(problems)
+        self.folder = None if folder is None else _made(Path(folder))
         self.memory = memory
-        self.dtype = dtype
+        self.dtype = named
         self.computed = 0
         """Rows that had to be computed."""
         self.found = 0
@@ -73,7 +76,7 @@ class TrunkCache:
         self._bytes = 0
         self._files: dict[str, Segments] = {}
         self._temporary: Path | None = None
-        self._digests: dict[tuple[Any, ...], str] = {}
+        self._digests: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
         self._writes = True
         self._lock = threading.Lock()
 
@@ -85,8 +88,9 @@ class TrunkCache:
             inputs: [rows, tokens] each, padded on the right.
 
         Raises:
-            InputError: if the plan has no trunk.
+            InputError: if the plan has no trunk, or these are no texts.
         """
+        rows = _check(inputs)
         depth, every = plan.trunk, plan.plan.aggregation is not None
         if not depth:
             return plan.trunk_states(**inputs)  # which says why there is none
@@ -96,15 +100,15 @@ class TrunkCache:
         keys = [_key(space, row, inputs, length) for row, length in enumerate(lengths)]
         with self._lock:
             shape = (depth + 1 if every else 1, -1, plan.model.spec.hidden_size)
-            rows = self._look(space, keys, shape, dtype)
-            missing = [place for place, row in enumerate(rows) if row is None]
-            self.found += len(rows) - len(missing)
+            found = self._look(space, keys, shape, dtype)
+            missing = [place for place, states in enumerate(found) if states is None]
+            self.found += rows - len(missing)
             if missing:
                 for place, states in zip(missing, _computed(plan, inputs, missing, lengths, dtype), strict=True):
-                    rows[place] = states
+                    found[place] = states
                     self._keep(space, keys[place], states)
                 self.computed += len(missing)
-        return _batch(depth, [row for row in rows if row is not None], inputs, plan.model)
+        return _batch(depth, [states for states in found if states is not None], inputs, plan.model)
 
     def _look(self, space: str, keys: Sequence[Key], shape: Shape, dtype: torch.dtype) -> list[Tensor | None]:
         found = [self._find(space, key, shape, dtype) for key in keys]
@@ -120,7 +124,7 @@ class TrunkCache:
         held = self._held.get(key)
         if held is not None:
             return held
-        if self.folder is not None and space not in self._files:
+        if self.folder is not None and space not in self._files and (self.folder / space).is_dir():
             self._files[space] = Segments(self.folder / space)
         files = self._files.get(space)
         payload = None if files is None else files.find(key)
@@ -154,14 +158,16 @@ class TrunkCache:
         anatomy = model.hooks.anatomy
         modules = (*anatomy.before, *(layer.layer for layer in anatomy.layers[:depth]))
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-        known = (depth, every, dtype, *((tensor.data_ptr(), tensor._version) for tensor in weights))
-        if known not in self._digests:
+        tracked = not any(tensor.is_inference() for tensor in weights)  # others count no changes
+        known = (depth, every, dtype, *((tensor.data_ptr(), tensor._version) for tensor in weights if tracked))
+        digests = self._digests.setdefault(model, {})
+        if known not in digests or not tracked:
             config = {**model.config.to_dict(), "attention": getattr(model.config, "_attn_implementation", None)}
             for name in ("_name_or_path", "name_or_path", "transformers_version"):
                 config.pop(name, None)
             about = f"{sorted(config.items(), key=lambda item: item[0])} {depth} {every} {dtype}"
-            self._digests = {**self._digests, known: _digest(about, weights)}
-        return self._digests[known]
+            digests[known] = _digest(about, weights)
+        return digests[known]
 
 
 def _digest(about: str, weights: Iterable[Tensor]) -> str:
@@ -177,6 +183,34 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     """What a tensor on the CPU holds, without a copy where it is contiguous."""
     values: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
     return memoryview(values)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"the trunk cache's folder cannot be made: {error.strerror}", where=str(folder)) from error
+    return folder
+
+
+def _check(inputs: Mapping[str, Tensor]) -> int:
+    """The number of rows, if these are the tokens of texts."""
+    problems = [
+        Problem(f"{name} is a {type(value).__name__}, but a trunk cache takes tensors")
+        for name, value in inputs.items()
+        if not isinstance(value, Tensor)
+    ]
+    ids = inputs.get("input_ids")
+    if ids is None:
+        why = "states are found again by a text's tokens"
+        problems.append(
+            Problem("a trunk cache takes texts, so it needs input_ids", got=next(iter(inputs), ""), why=why)
+        )
+    elif isinstance(ids, Tensor) and (ids.dim() != 2 or not len(ids)):
+        problems.append(Problem(f"input_ids of shape {tuple(ids.shape)}, but at least one row of tokens is needed"))
+    if problems:
+        raise InputError(problems)
+    return len(inputs["input_ids"])
 
 
 def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:
@@ -206,7 +240,10 @@ def _computed(
 ) -> list[Tensor]:
     """[places, tokens, width] of each missing row, without its padding."""
     longest = max(lengths[place] for place in missing)
-    chosen = {name: tensor[list(missing), :longest] for name, tensor in inputs.items()}
+    chosen = {
+        name: (tensor[list(missing)] if len(tensor) == len(lengths) else tensor)[:, :longest]
+        for name, tensor in inputs.items()
+    }
     states = torch.stack(plan.trunk_states(**chosen).states).to("cpu", dtype)
     return [states[:, row, : lengths[place]].clone() for row, place in enumerate(missing)]
 

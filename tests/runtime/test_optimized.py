@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from compose.dsl import Average, BatchSplit, Drop, Expression, Fuse, Parallel, Route, Stack
-from compose.errors import BackboneError, CompileError, InputError
+from compose.errors import BackboneError, CompileError, ConfigError, InputError
 from compose.runtime.folds import foldable
 from compose.runtime.model import Model
 from compose.runtime.optimized import OptimizedPlan
@@ -212,3 +212,9 @@ def test_inductor() -> None:
     for rows, tokens in ((3, 7), (2, 4)):
         agrees(optimized, plan, inputs_of("bert", rows, tokens), 1e-5)
     assert compiled() == 1
+
+
+def test_what_torch_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="no backend 'nope'") as both:
+        tiny.model().plan(None).optimize(mode="fastest", backend="nope")
+    assert "no mode 'fastest'" in str(both.value)

@@ -94,11 +94,16 @@ def test_states_that_do_not_fit() -> None:
     shallow, deep = model.plan(Drop("a", first=1)), model.plan(Drop("a", first=3))
     with pytest.raises(InputError, match="3 layers, but the plan's trunk has 1"):
         shallow.states(**inputs, trunk_states=deep.trunk_states(**inputs))
-    with pytest.raises(InputError, match="3 rows for a batch of 2"):
+    with pytest.raises(InputError, match="is a int, but TrunkStates"):
+        shallow.states(**inputs, trunk_states=3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"5 tokens for a batch of 3 and \d"):
+        fewer = {name: tensor[:, :5] for name, tensor in inputs.items()}
+        shallow.states(**inputs, trunk_states=shallow.trunk_states(**fewer))
+    with pytest.raises(InputError, match=r"3 rows and \d tokens for a batch of 2"):
         shallow.states(**tiny.inputs(rows=2), trunk_states=shallow.trunk_states(**inputs))
-    with pytest.raises(InputError, match="2 places, but 1"):
+    with pytest.raises(InputError, match="3 places, but 1"):
         states = shallow.trunk_states(**inputs).states
-        shallow.states(**inputs, trunk_states=TrunkStates(1, states + states))
+        shallow.states(**inputs, trunk_states=TrunkStates(1, states * 3))
     with pytest.raises(InputError, match="no trunk"):
         model.plan("a").trunk_states(**inputs)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compose import Drop, Parallel
-from compose.errors import ConfigError, InputError
+from compose.errors import ConfigError, FileError, InputError
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
 from compose.train.segments import Segments
@@ -154,6 +154,35 @@ def test_bf16_halves_the_room(tmp_path: Path) -> None:
     assert size <= tokens * plan.model.spec.hidden_size * 2 + 5 * 128
 
 
+def test_positions_for_all_rows() -> None:
+    model = model_of()
+    plan, ids = model.plan(Drop("a", first=2)), tiny.inputs(rows=3)["input_ids"]
+    inputs = {"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]}
+    found = plan.states(**inputs, trunk_states=TrunkCache().states(plan, inputs)).last_hidden_state
+    torch.testing.assert_close(found, plan.states(**inputs).last_hidden_state, rtol=1e-9, atol=1e-9)
+
+
+def test_states_of_all_layers_serve_tasks_that_need_the_last() -> None:
+    """Where texts differ by task, a step asks for some of the tasks; a random Drop may leave nothing to aggregate."""
+    model = model_of()
+    tiny.randomize(model.add_adapter("layers", "layer_aggregation"), 5)
+    model.add_head("layers", labels=2)
+    model.add_head("t", labels=2)
+    inputs = tiny.inputs(rows=3)
+    plan, cache = model.plan(Parallel("layers", t=None)), TrunkCache()
+    for tasks in (["t"], ["layers"], None):
+        with torch.no_grad():
+            found = plan(**inputs, tasks=tasks, trunk_states=cache.states(plan, inputs))
+            expected = plan(**inputs, tasks=tasks)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one.logits, other.logits, rtol=1e-9, atol=1e-9)
+    drawn = model.plan(Drop("layers", first=(0, LAYERS)))
+    model.train()
+    for _ in range(12):
+        drawn.states(**inputs, trunk_states=cache.states(drawn, inputs))
+    assert (cache.computed, cache.found) == (3, 42)
+
+
 def test_a_full_disk_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -165,10 +194,25 @@ def test_a_full_disk_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.computed == 10
 
 
-def test_errors() -> None:
+def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no cache dtype 'bf17'"):
         TrunkCache(dtype="bf17")
     with pytest.raises(ConfigError, match="memory=-1"):
         TrunkCache(memory=-1)
+    with pytest.raises(ConfigError, match=r"torch\.int8") as both:
+        TrunkCache(dtype=torch.int8, memory="2GB")  # type: ignore[arg-type]
+    assert "memory='2GB'" in str(both.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="cannot be made"):
+        TrunkCache(tmp_path / "file")
+    cache, plan = TrunkCache(), model_of().plan(Drop("a", first=2))
+    ids = tiny.inputs()["input_ids"]
+    for inputs, what in (
+        ({"pixel_values": torch.zeros(1, 3, 8, 8)}, "needs input_ids"),
+        ({"input_ids": ids[:0]}, "at least one row"),
+        ({"input_ids": ids, "output_hidden_states": True}, "is a bool"),
+    ):
+        with pytest.raises(InputError, match=what):
+            cache.states(plan, inputs)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no trunk"):
         TrunkCache().states(model_of().plan("a"), tiny.inputs())

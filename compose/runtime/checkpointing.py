@@ -18,13 +18,17 @@ ATTRIBUTE = "_gradient_checkpointing_func"
 class _Reentering:
     """A layer's checkpoint function, with the running call's plan kept for the recomputation."""
 
-    def __init__(self, checkpoint: Callable[..., Any]) -> None:
+    def __init__(self, checkpoint: Callable[..., Any], layer: int) -> None:
         self.checkpoint = checkpoint
+        self.layer = layer
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         frame = running.frame
         if frame is None:
             return self.checkpoint(function, *args, **kwargs)
+        if frame.kept is not None and args:
+            # Older versions of transformers run a layer's hooks inside the checkpoint, where nothing can be kept.
+            frame.kept.setdefault(self.layer, args[0])
         return self.checkpoint(_in_frame(function, frame), *args, **kwargs)
 
 
@@ -71,10 +75,10 @@ class Checkpointing:
 
     def prepare(self) -> None:
         """Wraps the checkpoint functions that transformers set since the last call."""
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             checkpoint = vars(layer).get(ATTRIBUTE)
             if checkpoint is not None and not isinstance(checkpoint, _Reentering):
-                setattr(layer, ATTRIBUTE, _Reentering(checkpoint))
+                setattr(layer, ATTRIBUTE, _Reentering(checkpoint, index))
 
     def restore(self) -> None:
         """Gives the layers back their own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -23,7 +23,7 @@ from compose.dsl import (
 from compose.errors import CompileError, Problem
 from compose.graph.graph import Graph, Operation
 from compose.graph.where import marked
-from compose.specs import AdapterSpec, BackboneSpec, Closing, FusionSpec
+from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, Closing, FusionSpec
 
 
 @dataclass(frozen=True)
@@ -255,14 +255,14 @@ class SiteBuilder:
 
     # helpers
 
-    def _part(self, name: Expression):  # type: ignore[no-untyped-def]
+    def _part(self, name: Expression) -> ActingSpec | None:
         return self.vocabulary.adapters[name].by_site.get(self.key) if isinstance(name, str) else None
 
     def _is_dropped(self, drop: Drop) -> bool:
         return is_dropped(drop, self.key, self.vocabulary.backbone)
 
-    def _require_one_closing(self, block: Fuse | Average, children: object) -> None:
-        closings = {self.closing(child): child for child in children}  # type: ignore[attr-defined]
+    def _require_one_closing(self, block: Fuse | Average, children: Iterable[Expression]) -> None:
+        closings = {self.closing(child): child for child in children}
         if len(closings) > 1:
             kind = type(block).__name__
             raise CompileError(

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from compose.compile import Options, draw_drops, has_random_drops
-from compose.dsl import Expression, Slice, fuses, leaves, own_name, to_text
+from compose.compile import draw_drops, has_random_drops
+from compose.dsl import Expression, Slice, branches, to_text
 from compose.errors import BackboneError, InputError, RegistryError
 from compose.explain import Explanation, explain
 from compose.graph.check import check
 from compose.heads.head import Head
-from compose.heads.output import MultiHeadOutput
-from compose.plan import Output, Plan, SiteKey
+from compose.heads.output import MultiHeadOutput, TaskOutput
+from compose.plan import Output, Plan
 from compose.runtime import files
 from compose.runtime.accepts import CALL
 from compose.runtime.aggregate import aggregate, check_heads
-from compose.runtime.bind import BoundProgram, Modules, bind, row_chains
+from compose.runtime.apart import shares_of
+from compose.runtime.bind import row_chains
+from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
 from compose.runtime.optimized import OptimizedPlan
@@ -34,13 +37,6 @@ if TYPE_CHECKING:
 
 RunBackbone = Callable[[Any, Frame, Mapping[str, Any]], Any]
 """Runs a backbone within a call on its inputs, and gives its output."""
-
-
-class Bound(NamedTuple):
-    """A plan whose programs hold their modules."""
-
-    plan: Plan
-    programs: Mapping[SiteKey, BoundProgram]
 
 
 class RunnablePlan:
@@ -65,15 +61,12 @@ class RunnablePlan:
         self.expression = expression
         self.without = frozenset(without)
         self._random_drops = has_random_drops(expression)
-        self._version = -1
-        self._stands_for: tuple[Any, ...] = ()
-        self._bound: dict[tuple[bool, tuple[int, ...] | None], Bound] = {}
         if self._random_drops:  # what may be drawn later must have a meaning too
             check(expression, model.vocabulary)
-        self._resolved = draw_drops(expression, None)
-        self._adapters = leaves(self._resolved)
-        self._fusions = tuple(own_name(fuse) or "" for fuse in fuses(self._resolved))
-        self._outputs = self._bind(False, None).plan.outputs
+        resolved = draw_drops(expression, None)
+        self._bindings = Bindings(model, resolved, self.without)
+        self._branches = branches(resolved)
+        self._outputs = self._bindings.get(False, None).plan.outputs
 
     def __repr__(self) -> str:
         return f"<plan of {to_text(self.expression)}>"
@@ -81,7 +74,7 @@ class RunnablePlan:
     @property
     def plan(self) -> Plan:
         """The compiled plan, as it runs at inference."""
-        return self._bind(False, None).plan
+        return self._bindings.get(False, None).plan
 
     @property
     def tasks(self) -> tuple[str | None, ...]:
@@ -121,21 +114,30 @@ class RunnablePlan:
             given_to = {"labels": labels, "loss_weights": loss_weights, "tasks": tasks, "route": route}
             return drawn(**given_to, trunk_states=trunk_states, **inputs)
         every = self._outputs
-        bound = self._bind(self._training(), positions_of(tasks, every))
-        heads = [self._head(output) for output in bound.plan.outputs]
-        check_heads(bound.plan, heads)
-        wanted = labels_by_output(labels, bound.plan.outputs, every)
-        weights = loss_weights_of(loss_weights, bound.plan.outputs, every)
-        states, frame, given, selected = self._run(bound, inputs, route, own=CALL, trunk=trunk_states)
-        results = []
-        for output, head, targets in zip(bound.plan.outputs, heads, wanted, strict=True):
-            rows = selected[output.rows] if output.rows else None
-            result = head(head_input(states, given, frame, output, rows), targets.of(rows, frame.batch))
-            if rows is not None:
-                result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
-            results.append((output.task, result))
+        positions = positions_of(tasks, every)
+        training = self._bindings.in_training()
+        asked = self._bindings.get(training, positions).plan
+        heads = dict(zip(asked.outputs, [self._head(output) for output in asked.outputs], strict=True))
+        check_heads(asked, list(heads.values()))
+        targets = dict(zip(asked.outputs, labels_by_output(labels, asked.outputs, every), strict=True))
+        weights = loss_weights_of(loss_weights, asked.outputs, every)
+        shares = shares_of(self.model, self._branches, every, positions, list(inputs.values()))
+        if len(shares) > 1 and trunk_states is None and self.trunk:
+            trunk_states = self._trunk_of(inputs)
+        results: dict[Output, TaskOutput] = {}
+        for share in shares:
+            with nullcontext() if share.recorded else torch.no_grad():
+                bound = self._bindings.get(training and share.recorded, share.positions)
+                states, frame, given, selected = self._run(bound, inputs, route, own=CALL, trunk=trunk_states)
+            for output in bound.plan.outputs:
+                rows = selected[output.rows] if output.rows else None
+                labels_here = targets[output].of(rows, frame.batch)
+                result = heads[output](head_input(states, given, frame, output, rows), labels_here)
+                if rows is not None:
+                    result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
+                results[output] = result
         self._after_step()
-        return MultiHeadOutput(results, weights)
+        return MultiHeadOutput([(output.task, results[output]) for output in asked.outputs], weights)
 
     def states(
         self, *, route: Sequence[str] | None = None, trunk_states: TrunkStates | None = None, **inputs: Any
@@ -144,14 +146,14 @@ class RunnablePlan:
         if self._random_drops and self.model.training:
             drawn = self.model.plan(draw_drops(self.expression, self.model.drop_generator), self.without)
             return drawn.states(route=route, trunk_states=trunk_states, **inputs)
-        bound = self._bind(self._training(), None)
+        bound = self._bindings.get(self._bindings.in_training(), None)
         states, frame, _, _ = self._run(bound, inputs, route, trunk=trunk_states)
         return states_output(states, frame)
 
     @property
     def trunk(self) -> int:
         """How many layers come before the first that adapters reach or that is trained; their states never change."""
-        return depth_of(self._bind(self._training(), None).plan, self.model.hooks.anatomy)
+        return depth_of(self._bindings.get(self._bindings.in_training(), None).plan, self.model.hooks.anatomy)
 
     def trunk_states(self, **inputs: Any) -> TrunkStates:
         """What the trunk makes of inputs, without dropout and gradients; computed once, it serves in every epoch.
@@ -159,20 +161,25 @@ class RunnablePlan:
         Raises:
             InputError: if the plan has no trunk.
         """
-        depth, every = self.trunk, self.plan.aggregation is not None
-        if not depth:
+        if not self.trunk:
             raise InputError(
                 "the plan has no trunk",
                 why="adapters or trained weights act from the first layer on, or the backbone cannot be entered later",
                 hint="Drop(..., first=n) leaves the first n layers to the trunk",
             )
-        return self.model.plan(None)._trunk_states(depth, every, inputs)
+        with evaluation(self.model):
+            return self._trunk_of(inputs)
 
-    def _trunk_states(self, depth: int, every: bool, inputs: Mapping[str, Any]) -> TrunkStates:
+    def _trunk_of(self, inputs: Mapping[str, Any]) -> TrunkStates:
+        """What the trunk makes of inputs in the mode that the model is in, without gradients."""
+        depth, every = self.trunk, self.plan.aggregation is not None
         kept: dict[int, Tensor] = {}
-        with evaluation(self.model), torch.no_grad():
-            self._run(self._bind(False, None), inputs, None, kept=kept, below=depth)
+        with torch.no_grad():
+            self.model.plan(None)._run_below(depth, inputs, kept)
         return TrunkStates(depth, tuple(kept[layer] for layer in range(0 if every else depth, depth + 1)))
+
+    def _run_below(self, depth: int, inputs: Mapping[str, Any], kept: dict[int, Tensor]) -> None:
+        self._run(self._bindings.get(False, None), inputs, None, kept=kept, below=depth)
 
     def fusion_attention(
         self, *, route: Sequence[str] | None = None, **inputs: Any
@@ -183,7 +190,7 @@ class RunnablePlan:
         """
         attention: dict[tuple[str, int, str], list[Tensor]] = {}
         with torch.no_grad():
-            self._run(self._bind(False, None), inputs, route, attention)
+            self._run(self._bindings.get(False, None), inputs, route, attention)
         found: dict[str, dict[int, dict[str, Tensor]]] = {}
         for (name, layer, site), weights in sorted(attention.items()):
             found.setdefault(name, {}).setdefault(layer, {})[site] = torch.cat(weights)
@@ -197,8 +204,8 @@ class RunnablePlan:
         tasks: Sequence[str | int] | None = None,
     ) -> Explanation:
         """What runs where on which rows, and what it costs, for a batch of that size."""
-        every = self._bind(False, None).plan.outputs
-        plan = self._bind(False, positions_of(tasks, every)).plan
+        every = self._bindings.get(False, None).plan.outputs
+        plan = self._bindings.get(False, positions_of(tasks, every)).plan
         return explain(plan, self.model.vocabulary, self.model.heads.specs, rows, tokens, decoder_tokens)
 
     def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[Any, Any]]:
@@ -239,42 +246,8 @@ class RunnablePlan:
     def _after_step(self) -> None:
         """Advances what depends on the training step: the temperature of fusions that have one."""
         if self.model.training and torch.is_grad_enabled():
-            for name in self._fusions:
+            for name in self._bindings.fusions:
                 self.model.fusions[name].advance()
-
-    def _training(self) -> bool:
-        """Whether gradients may be asked for of what a fusion folds."""
-        if not torch.is_grad_enabled():
-            return False
-        # One that is missing was deleted: binding says so, and where.
-        modules = [module for module in self._modules() if module is not None]
-        return any(p.requires_grad for module in modules for p in module.parameters())
-
-    def _modules(self) -> list[nn.Module | None]:
-        """The adapters and fusions that it names, None for one that is not there."""
-        adapters, fusions = self.model.adapters, self.model.fusions
-        return [*map(adapters.get, self._adapters), *map(fusions.get, self._fusions)]
-
-    def _refresh(self) -> None:
-        """Forgets what is bound if its names stand for something else by now; other names may come and go."""
-        version, stands_for = self.model.version, (self.model.adapter_dtype, *self._modules())
-        if stands_for != self._stands_for:
-            self._bound, self._stands_for = {}, stands_for
-        self._version = version
-
-    def _bind(self, training: bool, positions: tuple[int, ...] | None) -> Bound:
-        if torch.compiler.is_dynamo_compiling():
-            _bind_while_tracing(self, training, positions)
-        if self._version != self.model.version:
-            self._refresh()
-        bound = self._bound.get((training, positions))
-        if bound is None:
-            options = Options(training, None if positions is None else frozenset(positions), self.without)
-            plan = self.model.plans.get(self._resolved, self.model.vocabulary, options)
-            modules = Modules(self.model.adapters, self.model.fusions, self.model.adapter_dtype)
-            programs = {key: bind(program, modules) for key, program in plan.programs.items()}
-            bound = self._bound[training, positions] = Bound(plan, programs)
-        return bound
 
     def _run(
         self,
@@ -332,10 +305,3 @@ class RunnablePlan:
             )
         head: Head = self.model.heads[output.head]
         return head
-
-
-@torch.compiler.assume_constant_result
-def _bind_while_tracing(plan: RunnablePlan, training: bool, positions: tuple[int, ...] | None) -> bool:
-    """Compiles and binds a plan when `torch.compile` comes to it, untraced: its trace then finds the result."""
-    plan._bind(training, positions)
-    return True

@@ -79,14 +79,14 @@ def test_a_plan_stays_bound_when_others_come_and_go(monkeypatch: pytest.MonkeyPa
     model = with_adapters(3)
     plan = model.plan(Parallel("a0", Fuse("a0", "a1")))
     batch = tiny.inputs("bert")
-    before, bound = plan(**batch), plan._bind(False, None)
+    before, bound = plan(**batch), plan._bindings.get(False, None)
     compiled: list[object] = []
     monkeypatch.setattr("compose.compile.build", lambda *args: compiled.append(args))
     model.add_adapter("late", "lora")
     model.delete_adapter("a2")
     model.add_head("late", "tagging", labels=2)
     after = plan(**batch)
-    assert plan._bind(False, None) is bound and not compiled
+    assert plan._bindings.get(False, None) is bound and not compiled
     assert torch.equal(before["a0"].logits, after["a0"].logits)
 
 
@@ -94,13 +94,13 @@ def test_a_plan_is_bound_anew_when_its_own_change() -> None:
     model = with_adapters(2)
     plan = model.plan("a0")
     batch = tiny.inputs("bert")
-    before, bound = plan(**batch), plan._bind(False, None)
+    before, bound = plan(**batch), plan._bindings.get(False, None)
     model.delete_adapter("a0")
     with pytest.raises(ComposeError, match="a0"):
         plan(**batch)
     tiny.randomize(model.add_adapter("a0", "seq_bn", **OPTIONS))
     after = plan(**batch)
-    assert plan._bind(False, None) is not bound
+    assert plan._bindings.get(False, None) is not bound
     assert not torch.equal(before["a0"].logits, after["a0"].logits)
     model.double()
     assert plan(**batch)["a0"].logits.dtype == torch.float64

@@ -109,7 +109,7 @@ def test_fusions_are_folded_outside_and_never_stale() -> None:
     model = model_of()
     plan = model.plan(Parallel("a", Fuse("a", "b")))
     optimized = plan.optimize(backend="eager")
-    fusions = foldable(plan._bind(False, None).programs.values())
+    fusions = foldable(plan._bindings.get(False, None).programs.values())
     assert fusions and all(len(one.parts) == 2 and not one.dense for one in fusions if one.key[1] == "ffn")
     inputs = inputs_of("bert", 3, 6)
     agrees(optimized, plan, inputs)

@@ -1,0 +1,132 @@
+"""Branches in which nothing is trained are not recorded: they run by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compose import Drop, Parallel, Route, Stack
+from compose.dsl import Expression
+from compose.runtime import apart
+from compose.runtime.model import Model
+from tests import tiny
+
+LAYERS = 3
+LABELS = torch.tensor([0, 1, 1])
+
+
+def model_of(kind: str = "bert", trained: str = "a") -> Model:
+    model = tiny.model(kind, LAYERS).double()
+    for seed, name in enumerate("abc"):
+        tiny.randomize(model.add_adapter(name, "seq_bn"), seed)
+        model.add_head(name, labels=2, pooling="first")
+    model.train_only(trained)
+    model.heads.requires_grad_(True)
+    return model
+
+
+def step(model: Model, expression: Expression, **options: Any) -> tuple[dict[Any, Tensor], dict[str, Tensor]]:
+    """Logits by task, and the gradients."""
+    model.zero_grad()
+    with torch.enable_grad():
+        plan = model.plan(expression)
+        asked = options.get("tasks", plan.tasks)
+        out = plan(**tiny.inputs(), labels=dict.fromkeys(asked, LABELS), **options)
+        out.loss.backward()
+    return {key: one.logits for key, one in out.items()}, {
+        name: p.grad for name, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def rows_recorded(model: Model, expression: Expression, **options: Any) -> list[tuple[int, int, bool]]:
+    """Each run of a layer: which, over how many rows, whether backward goes through it."""
+    found: list[tuple[int, int, bool]] = []
+
+    def note(index: int, output: Tensor | tuple[Tensor, ...]) -> None:
+        tensor = output if isinstance(output, Tensor) else output[0]
+        found.append((index, tensor.shape[0], tensor.requires_grad))
+
+    handles = [
+        layer.layer.register_forward_hook(lambda module, args, output, index=layer.index: note(index, output))
+        for layer in model.hooks.anatomy.layers
+    ]
+    with torch.enable_grad():
+        model.plan(expression)(**tiny.inputs(), **options)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+EXPRESSIONS = (
+    Parallel("a", "b"),
+    Parallel("b", "a", "c"),
+    Parallel(a="a", b=None),
+    Parallel(a=Drop("a", first=1), b=Drop("b", first=2)),
+    Stack("c", Parallel("a", "b")),
+)
+
+
+@pytest.mark.parametrize("kind", ("bert", "gpt2", "t5"))
+@pytest.mark.parametrize("expression", EXPRESSIONS, ids=str)
+def test_answers_and_gradients_are_those_of_one_pass(
+    expression: Expression, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(kind)
+    logits, gradients = step(model, expression)
+    monkeypatch.setattr("compose.runtime.runnable.shares_of", lambda *_: (apart.Share(None, True),))
+    whole_logits, whole_gradients = step(model, expression)
+    assert list(logits) == list(whole_logits) and gradients.keys() == whole_gradients.keys()
+    for name, tensor in {**whole_logits, **whole_gradients}.items():
+        torch.testing.assert_close({**logits, **gradients}[name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_of_frozen_branches_are_not_recorded() -> None:
+    model = model_of()
+    runs = rows_recorded(model, Parallel("a", "b", "c"))
+    assert [run for run in runs if run[0] == LAYERS - 1] == [(LAYERS - 1, 6, False), (LAYERS - 1, 3, True)]
+
+
+def test_the_trunk_runs_once_for_both() -> None:
+    model = model_of()
+    runs = rows_recorded(model, Parallel(a=Drop("a", first=2), b=Drop("b", first=2)))
+    assert runs == [(0, 3, False), (1, 3, False), (2, 3, False), (2, 3, True)]
+
+
+def test_the_trunk_has_its_dropout_in_training() -> None:
+    model = model_of().train()
+    for module in model.backbone.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    expression = Parallel(a=Drop("a", first=2), b=Drop("b", first=2))
+    torch.manual_seed(0)
+    first = model.plan(expression)(**tiny.inputs())["b"].logits
+    second = model.plan(expression)(**tiny.inputs())["b"].logits
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("expression", (Route(a="a", b="b"), "a"), ids=str)
+def test_other_plans_run_in_one_pass(expression: Expression) -> None:
+    model = model_of()
+    route = {"route": ["a", "b", "a"]} if isinstance(expression, Route) else {}
+    assert len(rows_recorded(model, expression, **route)) == LAYERS
+
+
+def test_all_is_recorded_where_inputs_ask_for_gradients_or_the_backbone_is_trained() -> None:
+    model = model_of()
+    width = model.config.hidden_size
+    embedded = torch.randn(2, 5, width, dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        out = model.plan(Parallel("a", "b"))(inputs_embeds=embedded)
+    assert torch.autograd.grad(out["b"].logits.sum(), embedded)[0].abs().sum() > 0
+    model.train_only(Parallel("a", "b"), "full")
+    assert len(rows_recorded(model, Parallel("a", "b"))) == LAYERS
+
+
+def test_tasks_are_chosen_before() -> None:
+    model = model_of()
+    assert len(rows_recorded(model, Parallel("a", "b"), tasks=["b"])) == LAYERS
+    logits, _ = step(model, Parallel("b", "a", "c"), tasks=["c", "a"])
+    assert list(logits) == ["a", "c"]

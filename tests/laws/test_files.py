@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,6 +63,28 @@ def renamed(found: dict[str, bytes]) -> dict[str, Any]:
     }
 
 
+def travels(
+    models: tuple[Model, Model],
+    save: Callable[[Model, str, Path], None],
+    load: Callable[[Model, Path, str | None], str],
+    name: str,
+    other: str,
+) -> None:
+    """What the first model saves, the second loads, under two names, and saves again: the same bytes."""
+    first, second = models
+    with TemporaryDirectory() as folder:
+        one, two, three = (Path(folder) / place for place in ("one", "two", "three"))
+        save(first, name, one)
+        assert load(second, one, None) == name
+        save(second, name, two)
+        assert files(two) == files(one)
+        assert load(second, one, other) == other
+        save(second, other, three)
+        assert renamed(files(three)) == renamed(files(one))
+        save(second, name, three)  # over another version
+        assert files(three) == files(one)
+
+
 @st.composite
 def adapters(draw: Any) -> tuple[str, dict[str, Any]]:
     """A method with options; some contradict each other."""
@@ -110,16 +133,13 @@ def test_adapters(
     head = first.add_head(name, labels=3) if with_head else None
     inputs = batch(architecture, padded=True)
     expected = states(first.plan(name), inputs)
-    with TemporaryDirectory() as one, TemporaryDirectory() as two, TemporaryDirectory() as three:
-        first.save_adapter(name, one, with_head)
-        assert second.load_adapter(one, with_head=with_head) == name
-        second.save_adapter(name, two, with_head)
-        assert files(two) == files(one)
-        assert second.load_adapter(one, other, with_head) == other
-        second.save_adapter(other, three, with_head)
-        assert renamed(files(three)) == renamed(files(one))
-        second.save_adapter(name, three, with_head)  # over another version
-        assert files(three) == files(one)
+    travels(
+        (first, second),
+        lambda model, name, folder: model.save_adapter(name, folder, with_head),
+        lambda model, folder, name: model.load_adapter(folder, name, with_head),
+        name,
+        other,
+    )
     assert second.adapters[name].config == second.adapters[other].config == first.adapters[name].config
     for each in (name, other):
         assert torch.equal(states(second.plan(each), inputs), expected)
@@ -166,14 +186,7 @@ def test_fusions(
         assume(False)
     inputs = batch(architecture, padded=True)
     expected = states(first.plan(fuse), inputs)
-    with TemporaryDirectory() as one, TemporaryDirectory() as two, TemporaryDirectory() as three:
-        first.save_fusion(fuse, one)
-        assert second.load_fusion(one) == own
-        second.save_fusion(own, two)
-        assert files(two) == files(one)
-        assert second.load_fusion(one, other) == other
-        second.save_fusion(other, three)
-        assert renamed(files(three)) == renamed(files(one))
+    travels((first, second), Model.save_fusion, Model.load_fusion, own, other)
     assert torch.equal(states(second.plan(fuse), inputs), expected)
     assert torch.equal(states(second.plan(Fuse(*children, name=other)), inputs), expected)
 
@@ -207,14 +220,7 @@ def test_heads(drawn: tuple[str, dict[str, Any]], name: str, other: str, seed: i
     first, second = map(emptied, pair("bert"))
     head = first.add_head(name, drawn[0], **drawn[1])
     tiny.randomize(head, seed)
-    with TemporaryDirectory() as one, TemporaryDirectory() as two, TemporaryDirectory() as three:
-        first.save_head(name, one)
-        assert second.load_head(one) == name
-        second.save_head(name, two)
-        assert files(two) == files(one)
-        assert second.load_head(one, other) == other
-        second.save_head(other, three)
-        assert renamed(files(three)) == renamed(files(one))
+    travels((first, second), Model.save_head, Model.load_head, name, other)
     assert same_head(second.heads[name], head) and same_head(second.heads[other], head)
 
 

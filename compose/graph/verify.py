@@ -233,9 +233,11 @@ class _Verifier:
                 groups.setdefault(self.graph.operation(node).group, []).append(node)
         for number, nodes in groups.items():
             members = [self.graph.operation(node) for node in nodes]
-            if len(members) < 2 or {member.kind for member in members} != {"adapter"}:
+            if len(members) < 2 or {member.kind for member in members} not in ({"adapter"}, {"increment"}):
                 yield f"group {number} is no group of adapters: {self._kinds(nodes)}"
                 continue
+            if members[0].kind == "increment" and len({self.graph.inputs(node) for node in nodes}) > 1:
+                yield f"increments of group {number} read several values"
             adapters = self.vocabulary.adapters
             parts = [adapters[member.name].by_site[member.layer, member.site] for member in members]
             if len({(part.layer, part.site, part.shape) for part in parts}) > 1:

@@ -121,6 +121,16 @@ class Part(nn.Module):
         """
         return None
 
+    @classmethod
+    def low_ranks(cls, parts: Sequence[Self], input: Tensor) -> Sequence[LowRank | None]:
+        """The increments in factors of n parts of one `ActingSpec.shape` that read the same input.
+
+        Args:
+            parts: the n parts.
+            input: what `prepare` gave, [..., tokens, width_in].
+        """
+        return [part.low_rank(input) for part in parts]
+
     def factors(self) -> Factors | None:
         """What of `low_rank` does not depend on the input in evaluation, or None."""
         return None

@@ -1,4 +1,4 @@
-"""Runs sibling adapters of one shape as one grouped matrix product."""
+"""Runs siblings of one shape as one grouped matrix product: adapters, and the increments that a fusion reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ WHOLE = frozenset({"part", "linear", "adapter", "fuse", "average", "dropped"})
 
 
 def group(graph: Graph, context: PassContext) -> Graph:
-    """Adapters of equal shape at one site that do not read each other get a common group number."""
+    """Adapters of equal shape at one site that do not read each other get a common group number.
+
+    So do increments that stay factors and read the same value: their first products become one.
+    """
     depth: dict[int, int] = {}
     whole: dict[int, bool] = {}
     siblings: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -24,6 +27,9 @@ def group(graph: Graph, context: PassContext) -> Graph:
         if acts and whole[node] and len(inputs) == 1:
             part = context.vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
             siblings[operation.layer, operation.site, depth[node], part.shape].append(node)
+        elif operation.form == "low_rank":
+            part = context.vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
+            siblings[operation.layer, operation.site, inputs, operation.detail, part.shape].append(node)
     numbers = {
         node: number
         for number, nodes in enumerate(nodes for nodes in siblings.values() if len(nodes) > 1)

@@ -88,7 +88,7 @@ def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tu
 def _run_steps(site: SiteRun, bound: BoundProgram, context: Context) -> None:
     for step in bound.steps:
         if len(step.operations) > 1:
-            _run_group(site, step, context)
+            GROUPS[step.operations[0].operation.kind](site, step, context)
         else:
             operation = step.operations[0]
             site.registers[step.outputs[0]] = HANDLERS[operation.operation.kind](site, operation)
@@ -120,7 +120,18 @@ def _cast(context: Context, dtype: torch.dtype) -> Context:
     )
 
 
-def _run_group(site: SiteRun, step: BoundStep, context: Context) -> None:
+def _increment_group(site: SiteRun, step: BoundStep, context: Context) -> None:
+    """Increments of one shape that read the same value: their first products are one."""
+    first = step.operations[0]
+    assert first.shared is not None
+    given = site.prepare(first.inputs[0], first.shared).input
+    parts = [operation.part for operation in step.operations]
+    found = type(parts[0]).low_ranks(parts, given)  # type: ignore[arg-type,union-attr]
+    for output, part, factors in zip(step.outputs, parts, found, strict=True):
+        site.registers[output] = part.increment(given) if factors is None else factors  # type: ignore[union-attr]
+
+
+def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
     """Siblings of one shape, as one grouped product."""
     registers = tuple(operation.inputs[0] for operation in step.operations)
     values: list[Value] = [site.registers[register] for register in registers]
@@ -280,6 +291,10 @@ def _close(site: SiteRun, bound: BoundOperation) -> Value:
     return value._replace(y=close(value, bound.operation.detail[0]))
 
 
+GROUPS: dict[str, Callable[[SiteRun, BoundStep, Context], None]] = {
+    "adapter": _adapter_group,
+    "increment": _increment_group,
+}
 HANDLERS: dict[str, Callable[[SiteRun, BoundOperation], Any]] = {
     "adapter": _adapter,
     "increment": _increment,

@@ -107,6 +107,21 @@ def test_grouped_is_separate(drawn: tuple[str, dict[str, Any]], seed: int) -> No
 
 
 @FEWER
+@given(CONFIGS, st.sampled_from((1, 40)))
+def test_increments_of_one_input_together_are_separate_ones(drawn: tuple[str, dict[str, Any]], rows: int) -> None:
+    """For few tokens, and for so many that their first products are joined."""
+    preset, options = drawn
+    made = [randomised(adapter(preset, **options)) for _ in range(1 if "prelu" in options.values() else 3)]
+    at = made[0].spec.parts[0]
+    parts, site = [one.part(at.layer, at.site) for one in made], site_of(encoder(), at.site)
+    read = parts[0].prepare(site.y, site.context).input
+    given_input = torch.randn(rows, *read.shape[1:], dtype=torch.float64)
+    for part, found in zip(parts, type(parts[0]).low_ranks(parts, given_input), strict=True):
+        assert isinstance(found, LowRank)
+        torch.testing.assert_close(found.dense(), part.low_rank(given_input).dense(), rtol=1e-9, atol=1e-9)
+
+
+@FEWER
 @given(CONFIGS)
 def test_low_rank_is_the_increment(drawn: tuple[str, dict[str, Any]]) -> None:
     preset, options = drawn

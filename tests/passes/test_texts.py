@@ -51,6 +51,7 @@ CASES = (
     Case("fold", "training", "Fuse('a', 'b', name='f')", layers=1, training=True),
     Case("fold", "nested", "Fuse('a', Average('a', 'b'), Fuse('b', 'a', name='g'), name='f')", layers=1),
     Case("group", "siblings", "Parallel('a', 'b', 'p')", layers=1),
+    Case("group", "candidates", "Fuse('a', Stack('a', 'b'), 'b', 'p', name='f')", layers=1),
     Case("group", "stacked", "Parallel(x=Stack('a', 'b'), y=Stack('b', 'a'))", layers=1),
 )
 

@@ -15,6 +15,9 @@ from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.part import Context, Factors, LowRank, Part, Prepared, grouped_linear, required
 from compose.specs import ActingSpec, SiteSpec
 
+JOINED = 1
+"""How many times as large as joined down-projections what they read is, at least: below, joining costs more."""
+
 
 class BottleneckPart(Part):
     """Down, non-linearity, up, and what the options put around them.
@@ -86,6 +89,20 @@ class BottleneckPart(Part):
             up = torch.cat([factors.up, self.scaled(self.up.bias).unsqueeze(1)], dim=1)
             return LowRank(hidden, up, None, factors.sources)
         return LowRank(hidden, *factors)
+
+    @classmethod
+    def low_ranks(cls, parts: Sequence[BottleneckPart], input: Tensor) -> Sequence[LowRank | None]:
+        """n parts whose down-projections are one product, where it is large enough to be worth joining them."""
+        first = parts[0]
+        columns = sum(part.down.out_features for part in parts)
+        small = torch.compiler.is_compiling() or input.numel() < JOINED * columns * input.shape[-1]
+        if small or first.norm_before is not None or (first.training and first.config.stochastic_depth > 0):
+            return [part.low_rank(input) for part in parts]
+        weight = torch.cat([part.down.weight for part in parts])
+        bias = torch.cat([part.down.bias for part in parts])
+        hidden = first.activation(functional.linear(input, weight, bias))
+        pieces = hidden.split([part.down.out_features for part in parts], dim=-1)
+        return [LowRank(piece, *part.factors()) for piece, part in zip(pieces, parts, strict=True)]
 
     def scaled(self, weight: Tensor) -> Tensor:
         """The up-projection's weight or bias times the scaling."""

@@ -29,6 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
+from compose.runtime.fresh import fresh_adapter
 from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
@@ -113,7 +114,7 @@ class Model(nn.Module):
             ConfigError: if an option is unknown or out of range.
         """
         self.adapters.require_free(name)
-        adapter = Adapter(name, make_config(config, **options), self.spec)
+        adapter = fresh_adapter(self, name, make_config(config, **options))
         self.register(self.adapters, name, adapter)
         return adapter
 

@@ -37,14 +37,13 @@ class LinearMap:
     @property
     def weight(self) -> Tensor:
         """[width_out, width_in]; a view, so that writing to it writes to the module."""
-        weight: Tensor = self.module.weight
-        return self._part(weight.T if self.transposed else weight)
+        return self.part(self.matrix(self.module.weight))
 
     @property
     def bias(self) -> Tensor | None:
         """[width_out], likewise; None without one."""
         bias: Tensor | None = self.module.bias
-        return None if bias is None else self._part(bias)
+        return None if bias is None else self.part(bias)
 
     @property
     def is_plain(self) -> bool:
@@ -52,7 +51,12 @@ class LinearMap:
         weight = self.module.weight
         return bool(weight.is_floating_point()) and weight.dim() == 2
 
-    def _part(self, tensor: Tensor) -> Tensor:
+    def matrix(self, weight: Tensor) -> Tensor:
+        """A weight as the module keeps it, as [width_out, width_in] of the whole module."""
+        return weight.T if self.transposed else weight
+
+    def part(self, tensor: Tensor) -> Tensor:
+        """Of the whole module's rows those that belong to the site."""
         if self.fused is None:
             return tensor
         index, parts = self.fused

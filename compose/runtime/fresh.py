@@ -23,12 +23,14 @@ def linear_maps(model: Model) -> dict[tuple[int, str], LinearMap]:
     }
 
 
-def fresh_adapter(model: Model, name: str, config: Config) -> Adapter:
-    """An adapter that begins as its method says, in the type in which it will be used.
+def add_adapter(model: Model, name: str, config: Config) -> Adapter:
+    """Adds an adapter that begins as its method says.
 
     Raises:
+        RegistryError: if the name is taken or not legal.
         ConfigError: if the options do not fit the backbone, or the method reads weights that are packed.
     """
+    model.adapters.require_free(name)
     adapter = Adapter(name, config, model.spec)
     adapter.to(device=model.device, dtype=model.adapter_dtype)
     maps = linear_maps(model)
@@ -39,4 +41,5 @@ def fresh_adapter(model: Model, name: str, config: Config) -> Adapter:
         raise ConfigError(Problem(what, where=config.method, hint="lora, which needs no weights of the backbone"))
     for (layer, site), found in reads.items():
         adapter.part(layer, site).start(found)
+    model.register(model.adapters, name, adapter)
     return adapter

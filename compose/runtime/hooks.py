@@ -21,6 +21,7 @@ from compose.runtime.bind import BoundProgram
 from compose.runtime.checkpointing import Checkpointing
 from compose.runtime.execute import run
 from compose.runtime.frame import Frame, running
+from compose.runtime.merged import Merged
 from compose.runtime.repeat import repeat_arguments, repeat_decoder_inputs, take_classes
 
 OWNER = "_compose_hooks"
@@ -53,6 +54,7 @@ class Hooks:
         self.anatomy = anatomy
         self.trained = dict(trained or {})
         self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
+        self.merged = Merged()
         self._handles: list[RemovableHandle] = []
         self.installed = False  # a plain flag: Dynamo, which reads it in every call, knows no handles
 

@@ -226,7 +226,8 @@ def _lora(
         first, last = kept.get("intermediate_lora", False), kept.get("output_lora", False)
         kept |= {"intermediate_lora": last, "output_lora": first}
     inert = _LORA_FAMILY - set(kind.options())
-    kept = {name: value for name, value in kept.items() if name not in inert} | _AS_WRITTEN.get(method, {})
+    kept = {name: value for name, value in kept.items() if name not in inert}
+    kept.update(_AS_WRITTEN.get(method, {}))
     return _made(lambda: kind.make(kept), where)
 
 

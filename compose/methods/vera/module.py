@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -65,16 +67,21 @@ class VeraPart(LowRankPart):
         if self.gate is not None:
             init.normal(self.gate.weight, init.generator(self.config.init_weights_seed))
 
+    @property
+    def factors_of_all(self) -> VeraFactors:
+        """A and B."""
+        return cast(VeraFactors, self.common.module)
+
     def downs(self) -> tuple[Tensor, ...]:
         """The shared factor, times d."""
-        a = self.common.module.a[:, : self.width_in]
+        a = self.factors_of_all.a[:, : self.width_in]
         return (a, self.d) if self.config.square else (self.d.unsqueeze(1) * a,)
 
     def up(self) -> Tensor:
         """The other one, times b."""
-        b = self.common.module.b[: self.width_out]
+        b = self.factors_of_all.b[: self.width_out]
         return self.b @ b if self.config.square else self.b.unsqueeze(1) * b
 
     def sources(self) -> tuple[Tensor, ...]:
         """The vector and the shared factor."""
-        return (self.b, self.common.module.b)
+        return (self.b, self.factors_of_all.b)

@@ -162,6 +162,10 @@ class ActingSpec:
         closing: who closes the site after it.
         row_multiplies: further multiply-adds a row, whatever its tokens.
         pair_multiplies: further multiply-adds for each pair of a row's tokens.
+        call_multiplies: further multiply-adds a call, whatever its rows.
+        factored: whether its increment is a product of factors, `rank` wide, that can be left unmultiplied.
+        biased: whether that increment has a constant term.
+        reads_weights: whether it reads the map's own weights.
     """
 
     layer: int
@@ -174,6 +178,10 @@ class ActingSpec:
     closing: Closing = "backbone"
     row_multiplies: int = 0
     pair_multiplies: int = 0
+    call_multiplies: int = 0
+    factored: bool = True
+    biased: bool = False
+    reads_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,12 +193,14 @@ class AdapterSpec:
         method: the kind of adapter.
         parts: where it acts.
         fusible: whether it has an increment, and so can be fused.
+        shared_parameters: number of weights that its parts have in common; no part counts them.
     """
 
     name: str
     method: str
     parts: tuple[ActingSpec, ...]
     fusible: bool = True
+    shared_parameters: int = 0
 
     def __hash__(self) -> int:
         return self._hash

@@ -25,9 +25,11 @@ ROOT = SHARED if SHARED.is_dir() else HERE
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 METHODS = (
     "adapterplus",
+    "dora",
     "double_seq_bn",
     "gated",
     "houlsby",
+    "ia3",
     "leave_out",
     "ln_after_residual",
     "ln_both",
@@ -38,6 +40,7 @@ METHODS = (
     "pfeiffer",
     "residual_after_ln",
     "scaled_parallel_learned",
+    "vera",
 )
 HEADS = (
     "causal_lm",

@@ -1,17 +1,34 @@
-"""The module of each method."""
+"""The modules of each method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import nn
+
 from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bottleneck.module import BottleneckPart
+from compose.methods.dora.module import DoraPart, DvoraPart
+from compose.methods.ia3.module import Ia3Part
 from compose.methods.lora.module import LoraPart
+from compose.methods.mtl_lora.module import MtlLoraPart
 from compose.methods.part import Part
+from compose.methods.vera.module import VeraFactors, VeraPart
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
     "lora": LoraPart,
+    "ia3": Ia3Part,
+    "dora": DoraPart,
+    "vera": VeraPart,
+    "dvora": DvoraPart,
+    "mtl_lora": MtlLoraPart,
     "layer_aggregation": AggregationPart,
 }
-"""By method; each is built from (config, its ActingSpec, the SiteSpec)."""
+"""By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""
+
+SHARED: Mapping[str, type[nn.Module]] = {
+    "vera": VeraFactors,
+    "dvora": VeraFactors,
+}
+"""What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""

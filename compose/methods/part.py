@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.methods.linear_map import LinearMap
 from compose.methods.states import LayerStates
 
 
@@ -21,12 +22,16 @@ class Context(NamedTuple):
         norm: the LayerNorm that closes a post-norm site.
         input: at a linear site, the map's input c [..., tokens, width_in].
         states: at the site `states`, those of all layers.
+        output: at a linear site, what the map itself gives for that input, whatever acted on y before.
+        map: at a linear site, the map.
     """
 
     residual: Tensor | None = None
     norm: Callable[[Tensor], Tensor] | None = None
     input: Tensor | None = None
     states: LayerStates | None = None
+    output: Tensor | None = None
+    map: LinearMap | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -35,6 +40,8 @@ class Context(NamedTuple):
             norm=self.norm,
             input=None if self.input is None else change(self.input),
             states=None if self.states is None else self.states.each(change),
+            output=None if self.output is None else change(self.output),
+            map=self.map,
         )
 
 
@@ -47,6 +54,7 @@ class Prepared(NamedTuple):
         query: the query of a fusion, after the LayerNorm.
         query_before_norm: the same before it.
         value: y itself.
+        context: the rest of the site, for increments that are no function of the input alone.
     """
 
     input: Tensor
@@ -54,6 +62,7 @@ class Prepared(NamedTuple):
     query: Tensor
     query_before_norm: Tensor
     value: Tensor
+    context: Context | None = None
 
 
 class Factors(NamedTuple):
@@ -92,6 +101,19 @@ class LowRank(NamedTuple):
     def dense(self) -> Tensor:
         """The increment itself, [..., width]."""
         return functional.linear(self.hidden, self.up, self.bias)
+
+
+class Shared:
+    """A part's hold on a module that all parts of its adapter share.
+
+    The adapter owns the module; were it the part's own child, its weights would be saved once for every part.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
 
 
 class Part(nn.Module):
@@ -146,6 +168,14 @@ class Part(nn.Module):
             raise TypeError(f"{type(self).__name__} defines neither low_rank nor increment")
         return unmultiplied.dense()
 
+    def increment_at(self, prepared: Prepared) -> Tensor:
+        """The same from all that was prepared, for parts that read more than one thing."""
+        return self.increment(prepared.input)
+
+    def start(self, map: LinearMap) -> None:
+        """Sets what fresh weights take from the map that they act on: nothing, unless a method says otherwise."""
+        return
+
     def finish(self, increment: Tensor, prepared: Prepared) -> Tensor:
         """From the increment to e(y; c): dropout, gate, own LayerNorm, residual."""
         raise TypeError(f"{type(self).__name__} has no increment to finish")
@@ -157,7 +187,7 @@ class Part(nn.Module):
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """e(y; c), of the shape of y."""
         prepared = self.prepare(y, context)
-        return self.finish(self.increment(prepared.input), prepared)
+        return self.finish(self.increment_at(prepared), prepared)
 
     @classmethod
     @abstractmethod

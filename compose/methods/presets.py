@@ -65,5 +65,11 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
+    "rslora": Preset("lora", {"use_rslora": True}, "lora scaled by alpha / sqrt(r) (Kalajdzievski, 2023)"),
+    "ia3": Preset("ia3", {}, "scalings of keys, values and the feed-forward's inside (Liu et al., 2022)"),
+    "dora": Preset("dora", {}, "lora of a weight's direction, and its magnitudes apart (Liu et al., 2024)"),
+    "vera": Preset("vera", {}, "vectors between random factors that all maps share (Kopiczko et al., 2023)"),
+    "dvora": Preset("dvora", {}, "vera of a weight's direction, and its magnitudes apart (Liu et al., 2024)"),
+    "mtl_lora": Preset("mtl_lora", {}, "lora with a task's own matrix in the middle (Yang et al., 2024)"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

@@ -9,11 +9,25 @@ from compose.errors import ConfigError
 from compose.methods.aggregation.spec import AggregationConfig
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
+from compose.methods.dora.spec import DoraConfig, DvoraConfig
+from compose.methods.ia3.spec import Ia3Config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.mtl_lora.spec import MtlLoraConfig
 from compose.methods.presets import PRESETS
+from compose.methods.vera.spec import VeraConfig
 
 METHODS: Mapping[str, type[Config]] = {
-    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig)
+    config.method: config
+    for config in (
+        BottleneckConfig,
+        LoraConfig,
+        Ia3Config,
+        DoraConfig,
+        VeraConfig,
+        DvoraConfig,
+        MtlLoraConfig,
+        AggregationConfig,
+    )
 }
 
 

@@ -22,6 +22,7 @@ def fold(graph: Graph, context: PassContext) -> Graph:
             changed[node] = operation._replace(form=form)
         elif operation.kind == "increment":
             readers = {graph.operation(reader).kind for reader in graph.consumers(node)}
-            if readers & FUSIONS and readers <= FUSIONS | {"adapter"}:
+            part = context.vocabulary.adapters[operation.name].by_site[operation.layer, operation.site]
+            if part.factored and readers & FUSIONS and readers <= FUSIONS | {"adapter"}:
                 changed[node] = operation._replace(form="low_rank")
     return graph.with_operations(changed) if changed else graph

@@ -15,6 +15,8 @@ from compose.backbones.resolve import resolve
 from compose.backbones.table import BackboneTable
 from compose.errors import BackboneError, ConfigError, Problem
 from compose.runtime import files
+from compose.runtime.hooks import hooks_on
+from compose.runtime.merged import require_unmerged
 from compose.runtime.model import Model
 from compose.runtime.precision import dtype_of, in_dtype, precision_of, warn_if_slow
 from compose.runtime.runnable import RunnablePlan
@@ -53,6 +55,8 @@ def attach(
         )
     if base is model:
         base = _without_head(model)
+    if isinstance(base, torch.nn.Module):
+        require_unmerged(hooks_on(base), "another model would take the merged weights for its own")
     if dtype is not None:
         base = in_dtype(base, dtype)
         warn_if_slow(dtype, next(base.parameters()).device)

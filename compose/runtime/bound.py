@@ -11,6 +11,7 @@ from torch import nn
 from compose.compile import Options
 from compose.dsl import Expression, fuses, leaves, own_name
 from compose.plan import Plan, SiteKey
+from compose.runtime import merge
 from compose.runtime.bind import BoundProgram, Modules, bind
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Bindings:
         bound = self._bound.get((training, positions))
         if bound is None:
             options = Options(training, None if positions is None else frozenset(positions), self.without)
-            plan = self.model.plans.get(self.expression, self.model.vocabulary, options)
+            merge.check_expression(self.model, self.expression)
+            plan = self.model.plans.get(self.expression, merge.vocabulary_of(self.model), options)
             modules = Modules(self.model.adapters, self.model.fusions, self.model.adapter_dtype)
             programs = {key: bind(program, modules) for key, program in plan.programs.items()}
             bound = self._bound[training, positions] = Bound(plan, programs)
@@ -78,7 +80,8 @@ class Bindings:
 
     def _refresh(self) -> None:
         """Forgets what is bound if its names stand for something else by now; other names may come and go."""
-        version, stands_for = self.model.version, (self.model.adapter_dtype, *self._modules())
+        merged = self.model.hooks.merged.names
+        version, stands_for = self.model.version, (self.model.adapter_dtype, merged, *self._modules())
         if stands_for != self._stands_for:
             self._bound, self._stands_for = {}, stands_for
         self._version = version

@@ -63,7 +63,8 @@ def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple
     """
     classes = bound.program.classes
     if y.dtype != bound.dtype:
-        results = run(frame, bound, y.to(bound.dtype), _cast(context, bound.dtype))
+        cast = y.to(bound.dtype)
+        results = run(frame, bound, cast, _cast(context, bound.dtype, cast))
         if isinstance(results, Tensor):
             return results.to(y.dtype)
         return tuple(result.to(y.dtype) for result in results)
@@ -98,14 +99,18 @@ def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
     def parts(tensor: Tensor | None) -> Sequence[Tensor | None]:
         return [None] * classes if tensor is None else tensor.chunk(classes)
 
+    pieces = y.chunk(classes)
+    outputs: Sequence[Tensor | None] = pieces if context.output is not None else parts(None)
     return [
-        Value(piece, Context(residual=residual, norm=context.norm, input=given))
-        for piece, residual, given in zip(y.chunk(classes), parts(context.residual), parts(context.input), strict=True)
-        if piece is not None
+        Value(piece, Context(residual=residual, norm=context.norm, input=given, output=output, map=context.map))
+        for piece, residual, given, output in zip(
+            pieces, parts(context.residual), parts(context.input), outputs, strict=True
+        )
     ]
 
 
-def _cast(context: Context, dtype: torch.dtype) -> Context:
+def _cast(context: Context, dtype: torch.dtype, y: Tensor) -> Context:
+    """The context of a site in another type; y is the site's value in it, and so what its map gives."""
     norm = context.norm
 
     def cast_norm(states: Tensor, own: torch.dtype) -> Tensor:
@@ -117,6 +122,8 @@ def _cast(context: Context, dtype: torch.dtype) -> Context:
         residual=None if context.residual is None else context.residual.to(dtype),
         norm=None if norm is None else (lambda states: cast_norm(states, own)),
         input=None if context.input is None else context.input.to(dtype),
+        output=None if context.output is None else y,
+        map=context.map,
     )
 
 
@@ -153,6 +160,8 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
         norm=context.norm,
         input=stacked(lambda value: value.context.input, context.input if entering else None),
+        output=stacked(lambda value: value.context.output, whole if entering else None),
+        map=context.map,
     )
     ys = stacked(lambda value: value.y, whole)
     parts = [operation.part for operation in step.operations]
@@ -169,7 +178,7 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
         return value._replace(y=bound.part(value.y, value.context))
     prepared = site.prepare(bound.inputs[0], bound.part)
     if len(bound.inputs) == 1:
-        increment = bound.part.increment(prepared.input)
+        increment = bound.part.increment_at(prepared)
     else:
         shared = site.registers[bound.inputs[1]]
         increment = shared.dense() if isinstance(shared, LowRank) else shared
@@ -178,9 +187,9 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
 
 def _increment(site: SiteRun, bound: BoundOperation) -> Tensor | LowRank:
     assert bound.part is not None and bound.shared is not None
-    given = site.prepare(bound.inputs[0], bound.shared).input
-    factors = bound.part.low_rank(given) if bound.operation.form == "low_rank" else None
-    return bound.part.increment(given) if factors is None else factors
+    given = site.prepare(bound.inputs[0], bound.shared)
+    factors = bound.part.low_rank(given.input) if bound.operation.form == "low_rank" else None
+    return bound.part.increment_at(given) if factors is None else factors
 
 
 def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:

@@ -14,6 +14,7 @@ from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, H
 from compose.methods.adapter import Adapter
 from compose.methods.fusion.module import Fusion
 from compose.runtime.host import attention_dropout, host_of
+from compose.runtime.merge import original_parameters
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
 
@@ -26,7 +27,7 @@ Finished = tuple[NamedModules, str, Any]
 
 def fingerprint(model: Model) -> io.Fingerprint:
     """The fingerprint of a model's backbone."""
-    return io.Fingerprint.of(model.spec, model.backbone.named_parameters())
+    return io.Fingerprint.of(model.spec, original_parameters(model))
 
 
 def save_adapter(model: Model, name: str, folder: str | Path, with_head: bool) -> None:

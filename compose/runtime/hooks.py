@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from compose.backbones.resolve import Anatomy, LayerModules, LinearModule, SubLayerModules
+from compose.methods.linear_map import LinearMap
 from compose.methods.part import Context
 from compose.runtime.bind import BoundProgram
 from compose.runtime.checkpointing import Checkpointing
 from compose.runtime.execute import run
 from compose.runtime.frame import Frame, running
+from compose.runtime.merged import Merged
 from compose.runtime.repeat import repeat_arguments, repeat_decoder_inputs, take_classes
 
 OWNER = "_compose_hooks"
@@ -52,6 +54,7 @@ class Hooks:
         self.anatomy = anatomy
         self.trained = dict(trained or {})
         self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
+        self.merged = Merged()
         self._handles: list[RemovableHandle] = []
         self.installed = False  # a plain flag: Dynamo, which reads it in every call, knows no handles
 
@@ -310,6 +313,7 @@ def _norm_output(key: tuple[int, str]) -> Callable[..., Any]:
 
 def _linear(layer: int, linears: list[LinearModule]) -> Callable[..., Any]:
     keys = [(layer, linear.site) for linear in linears]
+    maps = [LinearMap(linear) for linear in linears]
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         frame = running.frame
@@ -317,12 +321,12 @@ def _linear(layer: int, linears: list[LinearModule]) -> Callable[..., Any]:
             return None
         given, _ = _flat(args[0])
         y, shape = _flat(output)
-        context = Context(residual=None, norm=None, input=given)
         fused = linears[0].fused
         pieces = list(y.chunk(fused[1], dim=-1)) if fused else [y]
-        for key, linear in zip(keys, linears, strict=True):
+        for key, map in zip(keys, maps, strict=True):
             if key in frame.programs:
-                index = linear.fused[0] if linear.fused else 0
+                index = map.fused[0] if map.fused else 0
+                context = Context(input=given, output=pieces[index], map=map)
                 pieces[index] = _whole(run(frame, frame.programs[key], pieces[index], context))
         result = torch.cat(pieces, dim=-1) if fused else pieces[0]
         return result.reshape(shape)

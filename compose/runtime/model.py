@@ -26,7 +26,7 @@ from compose.methods.config import Config
 from compose.methods.fusion.module import Fusion
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
 from compose.methods.registry import make_config
-from compose.runtime import files, state
+from compose.runtime import files, fresh, merge, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
 from compose.runtime.hooks import Hooks, trained_before
@@ -112,10 +112,7 @@ class Model(nn.Module):
             RegistryError: if the name is taken or not legal.
             ConfigError: if an option is unknown or out of range.
         """
-        self.adapters.require_free(name)
-        adapter = Adapter(name, make_config(config, **options), self.spec)
-        self.register(self.adapters, name, adapter)
-        return adapter
+        return fresh.add_adapter(self, name, make_config(config, **options))
 
     def add_fusion(self, fuse: Fuse | str, config: str | FusionConfig = "dynamic", **options: Any) -> Fusion:
         """Adds fresh weights for a Fuse, at every site where one of its children acts.
@@ -248,6 +245,18 @@ class Model(nn.Module):
         plan = self.plan(default_plan(self, self._active))
         return plan(labels=labels, loss_weights=loss_weights, tasks=tasks, route=route, **given)
 
+    def merge(self, *names: str) -> merge.Merging:
+        """Multiplies adapters into the backbone's weights, until `unmerge` or the end of a `with`.
+
+        While they are merged, plans of expressions that begin with them run, faster, and all others are refused.
+        Raises a `ConfigError` if an adapter has no place in a weight; others as `compose.runtime.merge.merge` says.
+        """
+        return merge.merge(self, names)
+
+    def unmerge(self, *names: str) -> None:
+        """Brings the weights back bit for bit, without some merged adapters, or by default all."""
+        merge.unmerge(self, names)
+
     # how it is trained
 
     def train_only(
@@ -318,18 +327,7 @@ class Model(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Model:
         """Moves and converts the backbone, and adapters with it, but these to `adapter_dtype`."""
-        self.backbone._apply(fn)
-        dtype = self.adapter_dtype
-
-        def own(tensor: Tensor) -> Tensor:
-            made: Tensor = fn(tensor)
-            fits = made.dtype == dtype or not made.is_floating_point()
-            return made if fits else tensor.to(made.device, dtype)
-
-        for modules in (self.adapters, self.fusions, self.heads):
-            modules._apply(own)
-        self.version += 1
-        return self
+        return state.applied(self, fn)
 
     def __reduce__(self) -> Any:
         raise TypeError("a model with hooks cannot be pickled: use plan.save(folder), or model.state_dict()")
@@ -385,6 +383,7 @@ class Model(nn.Module):
 
         Where other models are attached to it, it stays frozen until the last of them is detached.
         """
+        self.unmerge()
         self.gradient_checkpointing_disable()
         self.hooks.remove()
         self.hooks.thaw(self.backbone)

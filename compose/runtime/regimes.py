@@ -9,6 +9,7 @@ from torch import nn
 
 from compose.dsl import Expression, branches, fuses, leaves, outputs, own_name
 from compose.errors import ConfigError, Problem
+from compose.runtime.merged import require_unmerged
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -52,6 +53,8 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
         CompileError: if the expression has no meaning.
     """
     check_regime(model, expression, regime, last)
+    if regime not in ("heads", "fusion"):
+        require_unmerged([model.hooks], "what is trained would not be what is run")
     model.plan(expression)
     chosen: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()

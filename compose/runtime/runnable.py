@@ -26,6 +26,7 @@ from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
+from compose.runtime.merge import check_mode
 from compose.runtime.optimized import OptimizedPlan
 from compose.runtime.predict import evaluation, predict
 from compose.runtime.rows import check_route, local_index, route_names, select_rows
@@ -153,6 +154,8 @@ class RunnablePlan:
     @property
     def trunk(self) -> int:
         """How many layers come before the first that adapters reach or that is trained; their states never change."""
+        if self.model.hooks.merged.names:  # `None`, as which it is computed, has no meaning over merged weights
+            return 0
         return depth_of(self._bindings.get(self._bindings.in_training(), None).plan, self.model.hooks.anatomy)
 
     def trunk_states(self, **inputs: Any) -> TrunkStates:
@@ -266,6 +269,7 @@ class RunnablePlan:
                 "the backbone was detached from this model, so no plan can run on it",
                 hint="compose.attach(backbone) makes a new model",
             )
+        check_mode(model)
         given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.accepts, own)
         names = check_route(route, route_names(plan), batch)
         chains = row_chains(list(bound.programs.values()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from compose.backbones.resolve import resolve
 from compose.runtime.hooks import strip
+from compose.runtime.merged import require_unmerged
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -44,8 +45,25 @@ def checked(result: Any, backbone: nn.Module, prefix: str, strict: bool) -> Any:
     return result
 
 
+def applied(model: Model, function: Callable[[Tensor], Tensor]) -> Model:
+    """The model, its backbone moved or converted, and adapters with it, but these to the model's `adapter_dtype`."""
+    model.backbone._apply(function)
+    dtype = model.adapter_dtype
+
+    def own(tensor: Tensor) -> Tensor:
+        made = function(tensor)
+        fits = made.dtype == dtype or not made.is_floating_point()
+        return made if fits else tensor.to(made.device, dtype)
+
+    for modules in (model.adapters, model.fusions, model.heads):
+        modules._apply(own)
+    model.version += 1
+    return model
+
+
 def copied(model: Model, memo: dict[int, Any]) -> Model:
     """A copy of a model with hooks of its own: those of the original know the original's modules."""
+    require_unmerged([model.hooks], "a copy could not bring its own weights back")
     backbone = copy.deepcopy(model.backbone, memo)  # with the hooks, since calls may run on the original meanwhile
     strip(backbone)
     parts = {name: copy.deepcopy(getattr(model, name), memo) for name in ("adapters", "fusions", "heads")}

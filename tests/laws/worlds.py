@@ -27,6 +27,10 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "d": ("par_bn", {"bottleneck_size": 8, "scaling": 1.5}),
     "lora": ("lora", {"r": 4, "alpha": 8, "intermediate_lora": True}),
     "full": ("lora", {"r": 2, "attn_matrices": ["q", "k", "v"], "output_lora": True}),
+    "ia3": ("ia3", {}),
+    "dora": ("dora", {"r": 3, "output_lora": True}),
+    "vera": ("vera", {"r": 3, "attn_matrices": ["q", "k", "v"]}),
+    "mtl": ("mtl_lora", {"r": 3, "n_up_projection": 2, "task_specific_matrix_type": "linear"}),
     "norm": (
         "double_seq_bn",
         {"bottleneck_size": 4, "ln_before": True, "ln_after": True, "scaling": "learned"},

@@ -14,8 +14,7 @@ from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
-from compose.methods.lora.spec import LoraConfig
-from compose.methods.registry import make_config
+from compose.methods.registry import METHODS, make_config
 
 Made = TypeVar("Made")
 
@@ -33,7 +32,6 @@ _METHODS = {
     "prompt_tuning": "prompt tuning",
     "reft": "ReFT",
     "union": "a union of methods",
-    "mtl_lora": "MTL-LoRA",
 }
 
 
@@ -50,17 +48,40 @@ _BOTTLENECK_REFUSED = (
     Refusal("inv_adapter", bool, "invertible adapters"),
     Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),
 )
-_LORA_REFUSED = (
-    Refusal("composition_mode", lambda value: value != "add", "IA3 (composition_mode 'scale')"),
-    Refusal("vera_d", lambda value: value is not None, "VeRA"),
-    Refusal("vera_b", lambda value: value is not None, "VeRA"),
-    Refusal("use_dora", bool, "DoRA"),
-    Refusal(
-        "init_weights",
-        lambda value: value not in ("lora", "bert"),
-        "init_weights other than 'lora' and 'bert'",
-    ),
+_COMPOSITION = Refusal(
+    "composition_mode", lambda value: value not in ("add", "scale"), "composition_mode other than 'add' and 'scale'"
 )
+_LORA_REFUSED: Mapping[str, tuple[Refusal, ...]] = {
+    "lora": (
+        _COMPOSITION,
+        Refusal(
+            "init_weights",
+            lambda value: value not in ("lora", "bert"),
+            "init_weights other than 'lora' and 'bert'",
+        ),
+    ),
+    "ia3": (
+        Refusal("r", lambda value: value != 1, "IA3 (composition_mode 'scale') of a rank other than 1"),
+        Refusal("dropout", bool, "IA3 (composition_mode 'scale') with dropout"),
+        Refusal("use_dora", bool, "IA3 (composition_mode 'scale') with DoRA"),
+    ),
+    "mtl_lora": (
+        Refusal("composition_mode", lambda value: value != "add", "MTL-LoRA with composition_mode 'scale'"),
+        Refusal("use_dora", bool, "MTL-LoRA with DoRA"),
+        Refusal("vera_d", lambda value: value is not None, "MTL-LoRA with VeRA"),
+        Refusal("vera_b", lambda value: value is not None, "MTL-LoRA with VeRA"),
+    ),
+}
+_LORA_FAMILY = frozenset({"composition_mode", "vera_d", "vera_b", "use_dora", "dtype", "r", "dropout", "init_weights"})
+"""Options that its LoRA configs have whatever the method: some of ours have no such option, or no need of it."""
+
+_AS_WRITTEN: Mapping[str, Mapping[str, bool]] = {
+    "dora": {"scaled_norm": False, "scaled_bias": True},
+    "vera": {"square": True},
+    "dvora": {"scaled_norm": False, "scaled_bias": True, "square": True},
+}
+"""What its implementation of a method means, where that is not what the paper says."""
+
 _DTYPES = (None, "float32", "float64", "float16", "bfloat16")
 
 
@@ -85,16 +106,16 @@ def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: fr
     architecture = config.get("architecture")
     if isinstance(architecture, str) and architecture in _METHODS:
         raise FileError(f"{_METHODS[architecture]} is not supported yet", where=where)
-    if architecture not in (None, "bottleneck", "lora"):
+    if architecture not in (None, "bottleneck", "lora", "mtl_lora"):
         raise FileError(
             f"there is no architecture {shorten(architecture)}",
             where=where,
             got=str(architecture)[:64],
-            legal=("bottleneck", "lora"),
+            legal=("bottleneck", "lora", "mtl_lora"),
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
-    if architecture == "lora":
-        return _lora(options, content, keys, parts, where)
+    if architecture in ("lora", "mtl_lora"):
+        return _lora(architecture, options, content, keys, where)
     return _bottleneck(options, content, parts, where)
 
 
@@ -172,20 +193,29 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     return _made(lambda: BottleneckConfig.make(kept), where)
 
 
+def _lora_method(architecture: str, options: Mapping[str, Any]) -> str:
+    """The method that the fields of a LoRA config tell."""
+    if architecture == "mtl_lora":
+        return architecture
+    if options.get("composition_mode") == "scale":
+        return "ia3"
+    vera = any(options.get(name) is not None for name in ("vera_d", "vera_b"))
+    return {(False, False): "lora", (False, True): "dora", (True, False): "vera", (True, True): "dvora"}[
+        vera, bool(options.get("use_dora"))
+    ]
+
+
 def _lora(
-    options: dict[str, Any],
-    content: Mapping[str, Any],
-    keys: ArchitectureKeys,
-    parts: frozenset[str],
-    where: str,
+    architecture: str, options: dict[str, Any], content: Mapping[str, Any], keys: ArchitectureKeys, where: str
 ) -> Config:
-    problems = _refusals(options, _LORA_REFUSED, where)
+    method = _lora_method(architecture, options)
+    problems = _refusals(options, _LORA_REFUSED.get(method, (_COMPOSITION,)), where)
     if options.get("dtype") not in _DTYPES:
         problems.append(Problem(f"dtype {options['dtype']!r} is not one of floating numbers", where=where))
     if problems:
         raise FileError(problems)
-    inert = ("composition_mode", "vera_d", "vera_b", "use_dora", "dtype")
-    kept = {name: value for name, value in options.items() if name not in inert}
+    kind = METHODS[method]
+    kept = dict(options)
     if _before(content.get("version"), (1, 1)) and "r" in kept:
         kept["alpha"] = kept["r"]  # the scaling of these versions was 1 whatever alpha said
     matrices = kept.get("attn_matrices")
@@ -195,7 +225,10 @@ def _lora(
     if keys.feed_forward_swapped:
         first, last = kept.get("intermediate_lora", False), kept.get("output_lora", False)
         kept |= {"intermediate_lora": last, "output_lora": first}
-    return _made(lambda: LoraConfig.make(kept), where)
+    inert = _LORA_FAMILY - set(kind.options())
+    kept = {name: value for name, value in kept.items() if name not in inert}
+    kept.update(_AS_WRITTEN.get(method, {}))
+    return _made(lambda: kind.make(kept), where)
 
 
 def _refusals(options: Mapping[str, Any], rows: tuple[Refusal, ...], where: str) -> list[Problem]:

@@ -17,7 +17,8 @@ from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_re
 from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
-from compose.methods.lora.spec import LoraConfig
+from compose.methods.linear.spec import LinearConfig
+from compose.methods.tensors import SHARED_PREFIX
 from compose.specs import BackboneSpec
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")
@@ -28,7 +29,10 @@ HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", ("model_head.safetensors", "pyto
 _KEPT = ("model_name", "model_class", "model_type", "version", "config_id", "type")
 """What is kept of a config file besides the config."""
 
-_PLAIN = (
+Rows = tuple[tuple[str, str], ...]
+"""Patterns of its names of weights, each with ours."""
+
+_PLAIN: Rows = (
     (r"adapter_norm_before\.(weight|bias)", r"norm_before.\1"),
     (r"adapter_up\.(weight|bias)", r"up.\1"),
     (r"adapter_norm_after\.(weight|bias)", r"norm_after.\1"),
@@ -46,7 +50,29 @@ _WITH_NORM = (
     (r"adapter_down\.1\.(weight|bias)", r"down.\1"),
     (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
 )
-_LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
+_GATE = (r"(gate\.(?:weight|bias))", r"\1")
+_LORA = ((r"lora_A", "a"), (r"lora_B", "b"), _GATE)
+_VERA = ((r"vera_D", "d"), (r"vera_B", "b"), _GATE)
+_MAGNITUDE = (r"m\.weight", "magnitude")
+_LINEAR: Mapping[str, Rows] = {
+    "lora": _LORA,
+    "ia3": ((r"lora_B", "scaling"), _GATE),
+    "dora": (_MAGNITUDE, *((theirs, f"update.{ours}") for theirs, ours in _LORA)),
+    "vera": _VERA,
+    "dvora": (_MAGNITUDE, *((theirs, f"update.{ours}") for theirs, ours in _VERA)),
+    "mtl_lora": (*_LORA, (r"(weights)", r"\1"), (r"task_specific\.values", "task")),
+}
+"""Names of weights at linear maps, by method."""
+
+_VECTORS = frozenset({"scaling", "magnitude"})
+"""What is a vector here, and there a matrix of one column."""
+
+_FUSED = frozenset({"lora", "ia3"})
+"""Methods that it can compute on a fused map."""
+
+_SHARED: Mapping[str, Rows] = dict.fromkeys(("vera", "dvora"), ((r"lora_A", "a"), (r"lora_B", "b")))
+"""Names of what an adapter's parts share, by method."""
+
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
 
@@ -188,14 +214,21 @@ def _place(
             continue
         if place.kind == kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
             continue  # it saves every fusion whose name begins with this one's into the file
-        fault = _fault(place, kind, name)
-        parameter = _parameter(place.parameter, rows)
+        shared = config is not None and place.kind == "shared_parameters"
+        names = _SHARED.get(config.method, ()) if config is not None and shared else rows
+        fault = _fault(place, place.kind if shared else kind, name)
+        parameter = _parameter(place.parameter, names)
         if fault or parameter is None:
             why = fault or f"its config gives it no '{place.parameter}'"
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
             continue
-        for site, piece in _pieces(place, tensor, config):
-            canonical = f"{place.layer}.{site}.{parameter}"
+        if len(place.sites) > 1 and config is not None and config.method not in _FUSED:
+            why = f"AdapterHub cannot compute {config.method} on a fused map, so that its weights mean nothing there"
+            problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
+            continue
+        for prefix, piece in _pieces(place, tensor, config):
+            canonical = f"{prefix}{parameter}"
+            piece = piece.flatten() if parameter in _VECTORS else piece
             known = placed.setdefault(canonical, piece)
             if known is not piece and not (known.shape == piece.shape and known.equal(piece)):
                 problems.append(Problem(f"tensor '{key}' contradicts another of the same weight", where=path))
@@ -206,11 +239,11 @@ def _place(
     return placed
 
 
-def _grammar(config: Config | None) -> tuple[Kind, tuple[tuple[str, str], ...]]:
+def _grammar(config: Config | None) -> tuple[Kind, Rows]:
     if config is None:
         return "adapter_fusion_layer", _FUSION
-    if isinstance(config, LoraConfig):
-        return "loras", _LORA
+    if isinstance(config, LinearConfig):
+        return "loras", _LINEAR[config.method]
     return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
 
 
@@ -220,7 +253,7 @@ def _fault(place: Place, kind: Kind, name: str) -> str:
     return "" if place.name == name else f"it belongs to '{place.name}', the config to '{name}'"
 
 
-def _parameter(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
+def _parameter(name: str, rows: Rows) -> str | None:
     for pattern, ours in rows:
         match = re.fullmatch(pattern, name)
         if match:
@@ -230,16 +263,19 @@ def _parameter(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
 
 def _fused_sites(place: Place, config: Config | None) -> list[str]:
     """The sites of a fused map on which the adapter acts, in the order of its rows."""
-    matrices = config.attn_matrices if isinstance(config, LoraConfig) else ()
+    matrices = config.attn_matrices if isinstance(config, LinearConfig) else ()
     return [site for site in place.sites if site.rpartition(".")[2] in matrices]
 
 
 def _pieces(place: Place, tensor: Tensor, config: Config | None) -> list[tuple[str, Tensor]]:
-    """The tensor at its site, or its equal slices at the sites of a fused map."""
+    """The tensor with what stands before its name, its site, or its equal slices at the sites of a fused map."""
+    if not place.sites:
+        return [(SHARED_PREFIX, tensor)]
     if len(place.sites) == 1:
-        return [(place.sites[0], tensor)]
+        return [(f"{place.layer}.{place.sites[0]}.", tensor)]
     sites = _fused_sites(place, config)
     if not sites or tensor.dim() == 0:
         return []
     size = tensor.shape[0] // len(sites)
-    return [(site, tensor[index * size : (index + 1) * size].clone()) for index, site in enumerate(sites)]
+    slices = (tensor[index * size : (index + 1) * size].clone() for index in range(len(sites)))
+    return [(f"{place.layer}.{site}.", piece) for site, piece in zip(sites, slices, strict=True)]

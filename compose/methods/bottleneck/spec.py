@@ -232,6 +232,7 @@ class BottleneckConfig(Config):
             parameters=parameters,
             multiplies=2 * width * rank + width * self.use_gating,
             increment_multiplies=2 * width * rank,
+            biased=True,
             # an activation with weights of its own cannot be grouped with another adapter's
             shape=(self.method, width, rank, *structure, self.scaling_kind, name if learned else ""),
             closing="backbone" if self.original_ln_after else "adapter",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compose.methods import init
+from compose.methods.linear.module import LowRankPart
 from compose.methods.lora.spec import LoraConfig
-from compose.methods.part import Context, Factors, LowRank, Part, Prepared, grouped_linear, required
 from compose.specs import ActingSpec, SiteSpec
 
 
-class LoraPart(Part):
+class LoraPart(LowRankPart):
     """The factors of an increment: e(y; c) = y + scale * b @ a @ c.
 
     Args:
@@ -23,12 +20,12 @@ class LoraPart(Part):
         site: the site: the widths.
     """
 
+    config: LoraConfig
+
     def __init__(self, config: LoraConfig, acting: ActingSpec, site: SiteSpec) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, site)
         self.a = nn.Parameter(torch.empty(acting.rank, site.width_in))
         self.b = nn.Parameter(torch.empty(site.width_out, acting.rank))
-        self.gate = init.gate(site.width_in) if config.use_gating else None
         self.reset()
 
     @torch.no_grad()
@@ -44,41 +41,14 @@ class LoraPart(Part):
         if self.gate is not None:
             init.normal(self.gate.weight, source)
 
-    def prepare(self, y: Tensor, context: Context) -> Prepared:
-        """It reads the map's input and adds to the map's output."""
-        input = required(context.input, "input")
-        return Prepared(input=input, residual=y, query=y, query_before_norm=y, value=y)
+    def downs(self) -> tuple[Tensor, ...]:
+        """The first factor."""
+        return (self.a,)
 
-    def low_rank(self, input: Tensor) -> LowRank:
-        """The added term; the gate is a factor of the hidden side."""
-        hidden = functional.linear(self.dropped(input), self.a)
-        if self.gate is not None:
-            hidden = hidden * torch.sigmoid(self.gate(input)).mean(dim=-2, keepdim=True)
-        return LowRank(hidden, *self.factors())
+    def up(self) -> Tensor:
+        """The second one."""
+        return self.b
 
-    def factors(self) -> Factors:
-        """The second factor, times the scaling."""
-        return Factors(self.scaled(), None, (self.b,))
-
-    def dropped(self, input: Tensor) -> Tensor:
-        """The input after dropout."""
-        return functional.dropout(input, self.config.dropout, self.training)
-
-    def scaled(self) -> Tensor:
-        """The second factor times the scaling, [width_out, rank]."""
-        return self.b if self.config.scale == 1.0 else self.b * self.config.scale
-
-    def finish(self, increment: Tensor, prepared: Prepared) -> Tensor:
-        """The map's output plus the increment."""
-        return prepared.residual + increment
-
-    @classmethod
-    def grouped(cls, parts: Sequence[LoraPart], ys: Tensor, context: Context) -> Tensor:
-        """n parts of one shape in grouped products; see `Part.grouped`."""
-        input = required(context.input, "input")
-        hidden = grouped_linear(parts[0].dropped(input), [part.a for part in parts])
-        maps = [part.gate for part in parts if part.gate is not None]
-        if maps:
-            scores = grouped_linear(input, [g.weight for g in maps], [g.bias for g in maps])
-            hidden = hidden * torch.sigmoid(scores).mean(dim=-2, keepdim=True)
-        return ys + grouped_linear(hidden, [part.scaled() for part in parts])
+    def sources(self) -> tuple[Tensor, ...]:
+        """It is a weight itself."""
+        return (self.b,)

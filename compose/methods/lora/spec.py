@@ -1,33 +1,17 @@
-"""The options of LoRA, and where they make an adapter act."""
+"""The options of LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from compose.errors import ConfigError, Problem
-from compose.methods.config import (
-    COUNT,
-    FLAG,
-    LAYERS,
-    NUMBER,
-    OPTIONAL_FLAG,
-    PROBABILITY,
-    SEED,
-    Config,
-    acts_nowhere,
-    choice,
-    choices,
-    option,
-    unknown_layers,
-)
-from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
+from compose.methods.config import choice, option
+from compose.methods.linear.spec import LowRankConfig
 
 
 @dataclass(frozen=True)
-class LoraConfig(Config):
-    """Options of a LoRA adapter; the names are AdapterHub's.
+class LoraConfig(LowRankConfig):
+    """Options of a LoRA adapter (Hu et al., 2021); the names are AdapterHub's.
 
     Args:
         selfattn_lora: acts on the self-attention's maps that `attn_matrices` lists.
@@ -35,13 +19,14 @@ class LoraConfig(Config):
         intermediate_lora: acts on the feed-forward block's first map.
         output_lora: acts on its last map.
         attn_matrices: which of q, k, v, o.
-        r: rank.
-        alpha: the increment is scaled by alpha / r.
-        dropout: on what is read.
         use_gating: a learned gate, averaged over the tokens, in place of the scaling.
-        init_weights: `lora` (starts as no change) or `bert`.
         init_weights_seed: seed of every part's weights; the global generator otherwise.
         leave_out: layers without the adapter.
+        r: rank.
+        alpha: the increment is scaled by alpha / r.
+        use_rslora: it is scaled by alpha / sqrt(r) instead (Kalajdzievski, 2023).
+        dropout: on what is read.
+        init_weights: `lora` (starts as no change) or `bert`.
 
     Raises:
         ConfigError: with a problem for every option that is out of range.
@@ -49,66 +34,4 @@ class LoraConfig(Config):
 
     method: ClassVar[str] = "lora"
 
-    selfattn_lora: bool = option(True, FLAG)
-    crossattn_lora: bool | None = option(None, OPTIONAL_FLAG)
-    intermediate_lora: bool = option(False, FLAG)
-    output_lora: bool = option(False, FLAG)
-    attn_matrices: tuple[str, ...] = option(("q", "v"), choices("q", "k", "v", "o"))
-    r: int = option(8, COUNT)
-    alpha: float = option(8.0, NUMBER)
-    dropout: float = option(0.0, PROBABILITY)
-    use_gating: bool = option(False, FLAG)
     init_weights: str = option("lora", choice("lora", "bert"))
-    init_weights_seed: int | None = option(None, SEED)
-    leave_out: tuple[int, ...] = option((), LAYERS)
-
-    @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> list[Problem]:
-        """No map to act on."""
-        attention = values["selfattn_lora"] or values["crossattn_lora"]
-        if values["intermediate_lora"] or values["output_lora"] or (attention and values["attn_matrices"]):
-            return []
-        return [Problem("no option names a map: it would act nowhere", where=cls.method, hint="selfattn_lora=True")]
-
-    @property
-    def scale(self) -> float:
-        """What the product of the two factors is multiplied by; the gate takes its place."""
-        return 1.0 if self.use_gating else self.alpha / self.r
-
-    def sites(self) -> tuple[str, ...]:
-        """The linear sites that it acts on, where a layer has them."""
-        cross = self.selfattn_lora if self.crossattn_lora is None else self.crossattn_lora
-        names = [f"attn.{matrix}" for matrix in self.attn_matrices if self.selfattn_lora]
-        names += [f"cross.attn.{matrix}" for matrix in self.attn_matrices if cross]
-        names += ["ffn.in"] * self.intermediate_lora + ["ffn.out"] * self.output_lora
-        return tuple(names)
-
-    def describe(self, name: str, backbone: BackboneSpec) -> AdapterSpec:
-        """Where it acts on a backbone, and what it costs there; see `Config.describe`."""
-        problems = unknown_layers(self.method, "leave_out", self.leave_out, len(backbone.layers))
-        if problems:
-            raise ConfigError(problems)
-        parts = tuple(
-            self._acting(layer.index, layer.sites[site])
-            for layer in backbone.layers
-            if layer.index not in self.leave_out
-            for site in self.sites()
-            if site in layer.sites
-        )
-        if not parts:
-            raise acts_nowhere(self.method, name, backbone, "other attn_matrices, or fewer layers in leave_out")
-        return AdapterSpec(name, self.method, parts)
-
-    def _acting(self, layer: int, site: SiteSpec) -> ActingSpec:
-        # the gate is a part of the added term, and so of the increment
-        gate = site.width_in * self.use_gating
-        multiplies = self.r * (site.width_in + site.width_out) + gate
-        return ActingSpec(
-            layer=layer,
-            site=site.name,
-            rank=self.r,
-            parameters=multiplies + self.use_gating,
-            multiplies=multiplies,
-            increment_multiplies=multiplies,
-            shape=(self.method, site.width_in, site.width_out, self.r, self.dropout, self.use_gating),
-        )

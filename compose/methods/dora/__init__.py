@@ -1,0 +1,1 @@
+"""DoRA and DVoRA: the direction of a weight by a low-rank increment, its magnitude by a vector."""

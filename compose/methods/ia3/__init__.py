@@ -1,0 +1,1 @@
+"""IA3: a learned scaling of linear maps."""

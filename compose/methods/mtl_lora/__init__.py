@@ -1,0 +1,1 @@
+"""MTL-LoRA: low-rank increments with a task matrix and several up-projections."""

@@ -1,0 +1,1 @@
+"""VeRA: increments between vectors, over random factors that all maps share."""

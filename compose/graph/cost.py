@@ -103,10 +103,10 @@ def operation_cost(
     """
     site = vocabulary.backbone.site(operation.layer, operation.site)
     if operation.kind in ACTING:
-        a_token, weights = _acting(operation, sources[1:], site, vocabulary)
         part = _part(operation, vocabulary)
+        acting, weights = _acting(operation, sources[1:], site, part, extent.tokens)
         a_row = part.row_multiplies + part.pair_multiplies * extent.tokens**2
-        return Cost((a_token * extent.tokens + a_row) * extent.rows, weights)
+        return Cost((acting + a_row) * extent.rows, weights)
     if operation.kind in FUSIONS:
         return _fusion(operation, sources[1:], site, vocabulary, extent.rows * extent.tokens)
     return Cost()
@@ -117,19 +117,19 @@ def _part(operation: Operation, vocabulary: Vocabulary) -> ActingSpec:
 
 
 def _acting(
-    operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, vocabulary: Vocabulary
+    operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, part: ActingSpec, tokens: int
 ) -> tuple[int, int]:
-    part = _part(operation, vocabulary)
+    """Multiply-adds a row of so many tokens, and weights."""
+    acted, up = part.tokens(tokens), (part.columns or part.rank) * site.width_out
     if operation.kind == "adapter" and shared:
-        # Its increment is there already, or all of it but the up-projection.
+        # Its increment is there already, or all of it but the up-projection, which meets every token.
         factors = any(source is not None and source.form == "low_rank" for source in shared)
-        return part.multiplies - part.increment_multiplies + factors * part.rank * site.width_out, 0
+        return (part.multiplies - part.increment_multiplies) * acted + factors * up * tokens, 0
     if operation.kind == "adapter":
-        return part.multiplies, part.parameters
+        return part.multiplies * acted, part.parameters
     if operation.form == "low_rank":  # the up-projection is left to the fusion that reads it
-        up = part.rank * site.width_out
-        return part.increment_multiplies - up, part.parameters - up
-    return part.increment_multiplies, part.parameters
+        return (part.increment_multiplies - part.rank * site.width_out) * acted, part.parameters - up
+    return part.increment_multiplies * acted, part.parameters
 
 
 def _fusion(
@@ -165,4 +165,4 @@ def _columns(part: ActingSpec, site: SiteSpec) -> int:
 
     An increment that has more weights than its products use has a constant term.
     """
-    return part.rank + (part.parameters - part.increment_multiplies >= site.width_out)
+    return part.columns or part.rank + (part.parameters - part.increment_multiplies >= site.width_out)

@@ -8,10 +8,12 @@ from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.lora.module import LoraPart
 from compose.methods.part import Part
+from compose.methods.reft.module import ReftPart
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
     "lora": LoraPart,
+    "reft": ReftPart,
     "layer_aggregation": AggregationPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec)."""

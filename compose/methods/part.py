@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.methods.states import LayerStates
+from compose.methods.tokens import RowTokens
 
 
 class Context(NamedTuple):
@@ -21,12 +22,14 @@ class Context(NamedTuple):
         norm: the LayerNorm that closes a post-norm site.
         input: at a linear site, the map's input c [..., tokens, width_in].
         states: at the site `states`, those of all layers.
+        tokens: at the site `layer`, where in its row each token stands; None: none is padding.
     """
 
     residual: Tensor | None = None
     norm: Callable[[Tensor], Tensor] | None = None
     input: Tensor | None = None
     states: LayerStates | None = None
+    tokens: RowTokens | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -35,6 +38,7 @@ class Context(NamedTuple):
             norm=self.norm,
             input=None if self.input is None else change(self.input),
             states=None if self.states is None else self.states.each(change),
+            tokens=None if self.tokens is None else self.tokens.each(change),
         )
 
 
@@ -42,14 +46,14 @@ class Prepared(NamedTuple):
     """What a part takes from y and its context.
 
     Args:
-        input: what it reads.
+        input: what it reads: a tensor, or whatever else parts of its method understand.
         residual: what a fusion adds its mixture to, and all but parallel parts their result.
         query: the query of a fusion, after the LayerNorm.
         query_before_norm: the same before it.
         value: y itself.
     """
 
-    input: Tensor
+    input: Any
     residual: Tensor
     query: Tensor
     query_before_norm: Tensor
@@ -113,7 +117,7 @@ class Part(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no increment to prepare")
 
-    def low_rank(self, input: Tensor) -> LowRank | None:
+    def low_rank(self, input: Any) -> LowRank | None:
         """The increment in factors, or None if it has none.
 
         Args:
@@ -125,7 +129,7 @@ class Part(nn.Module):
         """What of `low_rank` does not depend on the input in evaluation, or None."""
         return None
 
-    def increment(self, input: Tensor) -> Tensor:
+    def increment(self, input: Any) -> Tensor:
         """What a fusion weighs, [..., tokens, width].
 
         Args:
@@ -144,10 +148,13 @@ class Part(nn.Module):
         """From a fusion's mixture, its residual included, to the site's value."""
         return mixture
 
+    def act(self, prepared: Prepared) -> Tensor:
+        """e(y; c), of the shape of y, from what `prepare` gave."""
+        return self.finish(self.increment(prepared.input), prepared)
+
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """e(y; c), of the shape of y."""
-        prepared = self.prepare(y, context)
-        return self.finish(self.increment(prepared.input), prepared)
+        return self.act(self.prepare(y, context))
 
     @classmethod
     @abstractmethod

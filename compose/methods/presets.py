@@ -43,6 +43,8 @@ ADAPTER_PLUS: Mapping[str, Any] = {
     "init_weights": "houlsby",
     "scaling": "channel",
 }
+NO_REFT: Mapping[str, Any] = {"orthogonality": False}
+DI_REFT: Mapping[str, Any] = {**NO_REFT, "subtract_projection": False}
 
 
 @dataclass(frozen=True)
@@ -65,5 +67,8 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
+    "loreft": Preset("reft", {}, "states of the first tokens moved in an orthogonal subspace (Wu et al., 2024)"),
+    "noreft": Preset("reft", NO_REFT, "loreft without the orthogonality"),
+    "direft": Preset("reft", DI_REFT, "noreft that adds to the states instead of moving them to a target"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

@@ -99,7 +99,7 @@ def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
         return [None] * classes if tensor is None else tensor.chunk(classes)
 
     return [
-        Value(piece, Context(residual=residual, norm=context.norm, input=given))
+        Value(piece, context._replace(residual=residual, input=given))
         for piece, residual, given in zip(y.chunk(classes), parts(context.residual), parts(context.input), strict=True)
         if piece is not None
     ]
@@ -112,11 +112,11 @@ def _cast(context: Context, dtype: torch.dtype) -> Context:
         assert norm is not None
         return norm(states.to(own)).to(dtype)
 
-    own = (context.residual if context.residual is not None else context.input).dtype  # type: ignore[union-attr]
-    return Context(
-        residual=None if context.residual is None else context.residual.to(dtype),
-        norm=None if norm is None else (lambda states: cast_norm(states, own)),
-        input=None if context.input is None else context.input.to(dtype),
+    residual, given = context.residual, context.input
+    return context._replace(
+        residual=None if residual is None else residual.to(dtype),
+        norm=None if norm is None or residual is None else (lambda states: cast_norm(states, residual.dtype)),
+        input=None if given is None else given.to(dtype),
     )
 
 
@@ -138,9 +138,8 @@ def _run_group(site: SiteRun, step: BoundStep, context: Context) -> None:
 
     whole = site.wholes.get(registers)
     entering = whole is not None and registers == tuple(range(count))
-    grouped = Context(
+    grouped = context._replace(
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
-        norm=context.norm,
         input=stacked(lambda value: value.context.input, context.input if entering else None),
     )
     ys = stacked(lambda value: value.y, whole)
@@ -158,10 +157,9 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
         return value._replace(y=bound.part(value.y, value.context))
     prepared = site.prepare(bound.inputs[0], bound.part)
     if len(bound.inputs) == 1:
-        increment = bound.part.increment(prepared.input)
-    else:
-        shared = site.registers[bound.inputs[1]]
-        increment = shared.dense() if isinstance(shared, LowRank) else shared
+        return value._replace(y=bound.part.act(prepared))
+    shared = site.registers[bound.inputs[1]]
+    increment = shared.dense() if isinstance(shared, LowRank) else shared
     return value._replace(y=bound.part.finish(increment, prepared))
 
 

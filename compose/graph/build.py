@@ -54,9 +54,7 @@ def _over_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabular
     return _on_state(graph, branch, "states", vocabulary.backbone.states_key, state, vocabulary)
 
 
-def _on_state(
-    graph: Graph, branch: Branch, kind: str, key: tuple[int, str], state: int, vocabulary: Vocabulary
-) -> int:
+def _on_state(graph: Graph, branch: Branch, kind: str, key: tuple[int, str], state: int, vocabulary: Vocabulary) -> int:
     """What acts on a state itself. A branch in which nothing does hands its own on."""
     node = graph.add(Operation(kind, *key), [state])
     result = SiteBuilder(graph, vocabulary, *key).act(branch.expression, node)

@@ -16,7 +16,7 @@ VALUES = frozenset({"linear", "part", "layer", "states", "adapter", "fuse", "ave
 INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
 """Kinds that give an increment at a site."""
 FUSIONS = frozenset({"fuse", "mixture"})
-PLACES = {"part": {"sublayer"}, "close": {"sublayer", "layer"}, "linear": {"linear"}, "layer": {"layer"}}
+PLACES = {"part": ("sublayer",), "close": ("sublayer", "layer"), "linear": ("linear",), "layer": ("layer",)}
 """The kinds of sites at which some kinds of nodes can be."""
 WORDS = {"sublayer": "a sub-layer", "linear": "a linear map", "layer": "a layer's output"}
 FORMS = {
@@ -136,8 +136,8 @@ class _Verifier:
             yield "there is no such site"
             return
         kind = layer.sites[operation.site].kind
-        if kind not in PLACES.get(operation.kind, {kind}):
-            yield f"it is not at {' or '.join(map(WORDS.__getitem__, sorted(PLACES[operation.kind])))}"
+        if kind not in PLACES.get(operation.kind, (kind,)):
+            yield f"it is not at {' or '.join(WORDS[place] for place in PLACES[operation.kind])}"
         yield from self._weights(operation)
         yield from self._neighbours(node, operation, layer)
 

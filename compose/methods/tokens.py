@@ -16,12 +16,12 @@ class Chosen(NamedTuple):
     """Some tokens of each row.
 
     Args:
-        index: [rows, n], which; no token twice.
+        places: [rows, n], which; no token twice.
         there: [rows, n], False where a row has fewer than n such tokens: another stands in for it.
         sizes: how many of them belong to each end, in order; they add up to n.
     """
 
-    index: Tensor
+    places: Tensor
     there: Tensor
     sizes: tuple[int, ...]
 
@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
         return states.scatter_add(-2, self._expanded(own, states.shape[-1]), own)
 
     def _expanded(self, states: Tensor, width: int | None = None) -> Tensor:
-        return self.index.unsqueeze(-1).expand(*states.shape[:-2], -1, width or states.shape[-1])
+        return self.places.unsqueeze(-1).expand(*states.shape[:-2], -1, width or states.shape[-1])
 
 
 class RowTokens:
@@ -96,7 +96,7 @@ def _choose(wanted: list[tuple[Tensor, int]]) -> Chosen:
     """Indices of tokens that are wanted, of which no row has more than the number beside them."""
     found = [which.to(torch.int32).topk(min(count, which.shape[1]), dim=1) for which, count in wanted]
     return Chosen(
-        index=torch.cat([indices for _, indices in found], dim=1),
+        places=torch.cat([indices for _, indices in found], dim=1),
         there=torch.cat([values for values, _ in found], dim=1) != 0,
         sizes=tuple(indices.shape[1] for _, indices in found),
     )

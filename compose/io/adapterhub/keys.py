@@ -228,4 +228,4 @@ class KeyReader:
                 if rest.startswith(start):
                     name, _, parameter = rest.removeprefix(start).partition(".")
                     return Place(layer, (site,) if isinstance(site, str) else site, kind, name, parameter)
-        return "no adapter, LoRA, ReFT or fusion can be there"
+        return "no adapter, LoRA or fusion can be there"

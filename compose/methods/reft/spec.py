@@ -21,7 +21,7 @@ from compose.methods.config import (
     option,
     unknown_layers,
 )
-from compose.specs import LAYER, ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
+from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
 
 ALL = "all"
 

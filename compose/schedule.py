@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from compose.graph.graph import Graph
 from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
-from compose.specs import BackboneSpec, Closing, LayerSpec
+from compose.specs import LAYER, BackboneSpec, Closing, LayerSpec
 
 
 @dataclass
@@ -17,6 +17,11 @@ class _Line:
     parts: dict[SiteKey, int] = field(default_factory=dict)
     closes: dict[SiteKey, int] = field(default_factory=dict)
     embeds: dict[int, int] = field(default_factory=dict)
+
+    def end(self, layer: LayerSpec) -> int:
+        """The state that a layer hands on."""
+        inside = self.closes[layer.index, layer.sublayers[-1].name]
+        return self.closes.get((layer.index, LAYER), inside)
 
 
 class _Classes:
@@ -60,6 +65,7 @@ class _Scheduler:
             earlier[len(gather)] = tuple(range(len(gather)))
             states = _Classes(line.closes[layer.index, layer.sublayers[-1].name] for line in self.lines)
             unfolds = self._layer_programs(layer, parts, states)
+            states = self._on_states((layer.index, LAYER), states)
             layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
             leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
             earlier = _gathered(earlier, leaving)
@@ -82,24 +88,28 @@ class _Scheduler:
 
     def _after_layers(self, states: _Classes) -> dict[int, int]:
         """Schedules what acts on all layers' states; for each branch its class among those that heads read."""
-        key = self.backbone.states_key
-        if key in self.lines[0].closes:
-            roots = {self._state(line.parts[key]): line.parts[key] for line in self.lines}
-            ends = _Classes(line.closes[key] for line in self.lines)
-            values = [self.graph.inputs(close)[0] for close in ends.nodes]
-            self._add(key, [roots[state] for state in states.nodes], values, ends.nodes)
-            states = ends
+        states = self._on_states(self.backbone.states_key, states)
         return {branch: states.of[self._unfork(node)] for branch, node in self.graph.states.items()}
+
+    def _on_states(self, key: SiteKey, states: _Classes) -> _Classes:
+        """Schedules what acts at a site on the states themselves, if anything does; the states after it."""
+        if key not in self.lines[0].closes:
+            return states
+        roots = {self._state(line.parts[key]): line.parts[key] for line in self.lines}
+        ends = _Classes(line.closes[key] for line in self.lines)
+        values = [self.graph.inputs(close)[0] for close in ends.nodes]
+        self._add(key, [roots[state] for state in states.nodes], values, ends.nodes)
+        return ends
 
     def _given(self, ends: _Classes) -> tuple[tuple[int, ...], ...]:
         """For each layer and each class at the end of the layers the class at the layer's input."""
-        outputs = [(layer.index, layer.sublayers[-1].name) for layer in self.backbone.layers]
-        last = {line.closes[outputs[-1]]: line for line in self.lines}
+        layers = self.backbone.layers
+        last = {line.end(layers[-1]): line for line in self.lines}
         inputs = [_Classes(line.embeds[0] for line in self.lines)]
-        inputs += [_Classes(line.closes[key] for line in self.lines) for key in outputs[:-1]]
+        inputs += [_Classes(line.end(layer) for line in self.lines) for layer in layers[:-1]]
         found = []
         for number, classes in enumerate(inputs):
-            nodes = [last[end].closes[outputs[number - 1]] if number else last[end].embeds[0] for end in ends.nodes]
+            nodes = [last[end].end(layers[number - 1]) if number else last[end].embeds[0] for end in ends.nodes]
             found.append(tuple(classes.of[node] for node in nodes))
         return tuple(found)
 
@@ -189,8 +199,8 @@ class _Scheduler:
         return None
 
     def _root(self, node: int) -> int:
-        """The value that a node of a site starts from: a part, a linear map's output or all layers' states."""
-        while self.graph.operation(node).kind not in ("part", "linear", "states"):
+        """The value that a node of a site starts from: a part, a linear map's output, a layer's or all layers'."""
+        while self.graph.operation(node).kind not in ("part", "linear", "layer", "states"):
             node = self.graph.inputs(node)[0]
         return node
 
@@ -206,7 +216,7 @@ class _Scheduler:
     def _first_part(self, close: int, layer: LayerSpec) -> int:
         """The part with which the way to a layer's last state entered the layer."""
         node = self._root(close)
-        for _ in layer.sublayers[1:]:
+        while self.graph.operation(node).site != layer.sublayers[0].name:
             node = self._root(self._state(node))
         return node
 

@@ -18,6 +18,9 @@ LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}
 STATES = "states"
 """The site after the layers: y is the backbone's last state, its context the states of all layers."""
 
+LAYER = "layer"
+"""The site after a layer's last sub-layer: y is the layer's output."""
+
 Closing = Literal["backbone", "adapter"]
 """Who closes a sub-layer site: the backbone (residual addition and LayerNorm), or the adapter."""
 
@@ -38,15 +41,16 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `states`, ...
-        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output) or `states`.
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `layer`, `states`, ...
+        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `layer` (y is a
+            layer's output) or `states`.
         width_in: width of the context c: the map's input, or the hidden size.
         width_out: width of the value y.
         memory: the map reads the encoder's states (keys and values of cross-attention).
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "states"]
+    kind: Literal["sublayer", "linear", "layer", "states"]
     width_in: int
     width_out: int
     memory: bool = False
@@ -88,7 +92,14 @@ class LayerSpec:
     @cached_property
     def sites(self) -> dict[str, SiteSpec]:
         """Every site of the layer by name."""
-        return {site.name: site for sub in self.sublayers for site in (*sub.linears, sub.site)}
+        inside = {site.name: site for sub in self.sublayers for site in (*sub.linears, sub.site)}
+        return {**inside, LAYER: self.output}
+
+    @property
+    def output(self) -> SiteSpec:
+        """The site of its output."""
+        width = self.sublayers[-1].site.width_out
+        return SiteSpec(LAYER, "layer", width, width)
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,10 @@ class ActingSpec:
         factored: whether its increment is a product of factors, `rank` wide, that can be left unmultiplied.
         biased: whether that increment has a constant term.
         reads_weights: whether it reads the map's own weights.
+        ends: where it acts on some tokens at a row's ends only, how many these are, each end by itself:
+            `multiplies` and `increment_multiplies` count for them alone. None: it acts on all tokens.
+        columns: columns of its increment's up-projection, where these are not as many as its rank, and one for
+            a constant term; else 0.
     """
 
     layer: int
@@ -182,6 +197,12 @@ class ActingSpec:
     factored: bool = True
     biased: bool = False
     reads_weights: bool = False
+    ends: tuple[int, ...] | None = None
+    columns: int = 0
+
+    def tokens(self, tokens: int) -> int:
+        """On how many of a row's tokens it acts."""
+        return tokens if self.ends is None else sum(min(end, tokens) for end in self.ends)
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,18 @@ METHODS = (
     "ln_both",
     "lora",
     "lora_all",
+    "loreft",
+    "loreft_suffix",
     "no_ln_before",
+    "noreft",
     "parallel",
     "pfeiffer",
     "residual_after_ln",
     "scaled_parallel_learned",
     "vera",
 )
+UNSAID = {"noreft": {"subtract_projection": True}}
+"""What must be said when adapters of a method are loaded, since their files do not."""
 HEADS = (
     "causal_lm",
     "classification",
@@ -98,8 +103,9 @@ def test_golden(architecture: str, case: str, golden_table: dict[tuple[str, str]
 
 
 def run_case(model, folder: Path, content, root: Path) -> None:  # type: ignore[no-untyped-def]
+    unsaid = UNSAID.get(content.get("method"), {})
     for adapter in sorted((folder / "adapters").iterdir()):
-        model.load_adapter(adapter)
+        model.load_adapter(adapter, **unsaid)
     for fusion in sorted((folder / "fusions").glob("*")):
         model.load_fusion(fusion)
     for head in sorted((folder / "heads").glob("*")):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from compose.explain.acts import Acts
 from compose.explain.explanation import Fork
 from compose.plan import Plan, SiteProgram
-from compose.specs import LayerSpec
+from compose.specs import LAYER, LayerSpec
 
 Classes = dict[int, int]
 """The class that each branch belongs to at some place."""
@@ -23,11 +23,11 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
         after = before
     for layer, rows in zip(reversed(plan.backbone.layers), reversed(plan.layers), strict=True):
         at_end = after
-        for sublayer in reversed(layer.sublayers):
-            program = plan.programs.get((layer.index, sublayer.name))
+        for site in (LAYER, *(sublayer.name for sublayer in reversed(layer.sublayers))):
+            program = plan.programs.get((layer.index, site))
             if program is not None:
                 before = _back(after, program.sources)
-                forks += _parted(layer.index, sublayer.name, before, after, _why(program, before, after))
+                forks += _parted(layer.index, site, before, after, _why(program, before, after))
                 after = before
         if rows.gather is not None:
             before = _back(after, rows.gather)

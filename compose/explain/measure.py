@@ -26,7 +26,7 @@ from compose.graph.cost import (
 from compose.graph.graph import Operation
 from compose.graph.sites import Vocabulary
 from compose.plan import Output, Plan, SiteProgram
-from compose.specs import BackboneSpec, HeadSpec, LayerSpec, SiteSpec
+from compose.specs import LAYER, BackboneSpec, HeadSpec, LayerSpec, SiteSpec
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,11 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
                     cost += _site_cost(program, vocabulary, batch, batch.tokens_of(layer, site))
                     sites.append((site.name, Acts(program).texts()))
                     classes = len(program.results)
+        output = plan.programs.get((layer.index, LAYER))
+        if output is not None:
+            cost += _site_cost(output, vocabulary, batch, batch.tokens_of(layer))
+            sites.append((LAYER, Acts(output).texts()))
+            classes = len(output.results)
         forks_before = rows.gather is not None
         found.append(_Layer(layer.index, layer.stack, rows.classes, classes, tuple(sites), cost, forks_before))
     if plan.aggregation is not None:

@@ -103,11 +103,11 @@ def operation_cost(
     """
     site = vocabulary.backbone.site(operation.layer, operation.site)
     if operation.kind in ACTING:
-        a_token, weights = _acting(operation, sources[1:], site, vocabulary)
         part = _part(operation, vocabulary)
+        acting, weights = _acting(operation, sources[1:], site, part, extent.tokens)
         a_row = part.row_multiplies + part.pair_multiplies * extent.tokens**2
         once = part.call_multiplies * (operation.kind != "adapter" or len(sources) == 1)
-        return Cost((a_token * extent.tokens + a_row) * extent.rows + once, weights)
+        return Cost((acting + a_row) * extent.rows + once, weights)
     if operation.kind in FUSIONS:
         return _fusion(operation, sources[1:], site, vocabulary, extent.rows * extent.tokens)
     return Cost()
@@ -118,19 +118,19 @@ def _part(operation: Operation, vocabulary: Vocabulary) -> ActingSpec:
 
 
 def _acting(
-    operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, vocabulary: Vocabulary
+    operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, part: ActingSpec, tokens: int
 ) -> tuple[int, int]:
-    part = _part(operation, vocabulary)
+    """Multiply-adds a row of so many tokens, and weights."""
+    acted, up = part.tokens(tokens), (part.columns or part.rank) * site.width_out
     if operation.kind == "adapter" and shared:
-        # Its increment is there already, or all of it but the up-projection.
+        # Its increment is there already, or all of it but the up-projection, which meets every token.
         factors = any(source is not None and source.form == "low_rank" for source in shared)
-        return part.multiplies - part.increment_multiplies + factors * part.rank * site.width_out, 0
+        return (part.multiplies - part.increment_multiplies) * acted + factors * up * tokens, 0
     if operation.kind == "adapter":
-        return part.multiplies, part.parameters
+        return part.multiplies * acted, part.parameters
     if operation.form == "low_rank":  # the up-projection is left to the fusion that reads it
-        up = part.rank * site.width_out
-        return part.increment_multiplies - up, max(part.parameters - up, 0)
-    return part.increment_multiplies, part.parameters
+        return (part.increment_multiplies - part.rank * site.width_out) * acted, max(part.parameters - up, 0)
+    return part.increment_multiplies * acted, part.parameters
 
 
 def _fusion(
@@ -162,5 +162,5 @@ def _fusion(
 
 
 def _columns(part: ActingSpec) -> int:
-    """The columns of an increment's up-projection: its rank, and one for a constant term."""
-    return part.rank + part.biased
+    """The columns of an increment's up-projection: its rank unless it says otherwise, and one for a constant term."""
+    return part.columns or part.rank + part.biased

@@ -6,16 +6,19 @@ from collections.abc import Callable, Collection, Iterator
 
 from compose.graph.graph import ACTING, KINDS, Graph, Operation
 from compose.graph.sites import Vocabulary
+from compose.specs import LAYER, LayerSpec
 from compose.specs import STATES as STATES_SITE
-from compose.specs import LayerSpec
 
 STATES = frozenset({"embed", "fork", "close"})
 """Kinds that give a state: what goes from one sub-layer to the next."""
-VALUES = frozenset({"linear", "part", "states", "adapter", "fuse", "average", "split", "join", "dropped"})
+VALUES = frozenset({"linear", "part", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"})
 """Kinds that give a value at a site."""
 INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
 """Kinds that give an increment at a site."""
 FUSIONS = frozenset({"fuse", "mixture"})
+PLACES = {"part": ("sublayer",), "close": ("sublayer", "layer"), "linear": ("linear",), "layer": ("layer",)}
+"""The kinds of sites at which some kinds of nodes can be."""
+WORDS = {"sublayer": "a sub-layer", "linear": "a linear map", "layer": "a layer's output"}
 FORMS = {
     "increment": {"", "low_rank"},
     "fuse": {"", "unfolded", "folded"},
@@ -99,7 +102,7 @@ class _Verifier:
 
     def _input_kinds(self, operation: Operation, kinds: list[str]) -> Iterator[str]:
         legal: list[Collection[str]]
-        if operation.kind in ("embed", "fork", "linear", "part", "states", "head"):
+        if operation.kind in ("embed", "fork", "linear", "part", "layer", "states", "head"):
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
         elif operation.kind in (*FUSIONS, "fill"):
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
@@ -132,11 +135,9 @@ class _Verifier:
         if operation.site not in layer.sites:
             yield "there is no such site"
             return
-        is_sublayer = layer.sites[operation.site].kind == "sublayer"
-        if operation.kind in ("part", "close") and not is_sublayer:
-            yield "it is not at a sub-layer"
-        if operation.kind == "linear" and is_sublayer:
-            yield "it is not at a linear map"
+        kind = layer.sites[operation.site].kind
+        if kind not in PLACES.get(operation.kind, (kind,)):
+            yield f"it is not at {' or '.join(WORDS[place] for place in PLACES[operation.kind])}"
         yield from self._weights(operation)
         yield from self._neighbours(node, operation, layer)
 
@@ -156,7 +157,7 @@ class _Verifier:
 
     def _neighbours(self, node: int, operation: Operation, layer: LayerSpec) -> Iterator[str]:
         """Values come from the same site, but for those that a part takes from its linear maps."""
-        if operation.kind == "linear":
+        if operation.kind in ("linear", "layer"):
             return
         inputs = self.graph.inputs(node)
         linears: set[str] = set()
@@ -212,7 +213,7 @@ class _Verifier:
             embeds: list[int] = []
             while True:
                 operation = self.graph.operation(node)
-                if operation.site == STATES_SITE:
+                if operation.site in (STATES_SITE, LAYER):
                     pass
                 elif operation.kind == "close":
                     passed.append((operation.layer, operation.site))

@@ -21,6 +21,7 @@ def read_adapter(
     with_head: bool = True,
     fingerprint: Fingerprint | None = None,
     allow_backbone: bool = False,
+    subtract_projection: bool | None = None,
 ) -> AdapterRecord:
     """An adapter from a folder in our format or AdapterHub's.
 
@@ -31,13 +32,15 @@ def read_adapter(
         with_head: read the head in the folder too, if there is one.
         fingerprint: that of the backbone; without one the saved fingerprint is not looked at.
         allow_backbone: take it although it was made for another backbone.
+        subtract_projection: True for NoReFT, False for DiReFT: AdapterHub's files of the two are the same.
 
     Raises:
         FileError: missing, damaged, not supported, or for another backbone.
     """
     view, form = expect(folder, "adapter")
     if form == "adapterhub":
-        return adapterhub.read_adapter(view, backbone, name, with_head)
+        return adapterhub.read_adapter(view, backbone, name, with_head, subtract_projection)
+    adapterhub.check_unasked(subtract_projection, str(folder))
     record = native.load_adapter(folder, name, with_head)
     saved = [record.fingerprint, *([record.head.fingerprint] if record.head else [])]
     check_backbone(saved, fingerprint, str(folder), allow_backbone)

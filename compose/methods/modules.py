@@ -13,6 +13,7 @@ from compose.methods.ia3.module import Ia3Part
 from compose.methods.lora.module import LoraPart
 from compose.methods.mtl_lora.module import MtlLoraPart
 from compose.methods.part import Part
+from compose.methods.reft.module import ReftPart
 from compose.methods.vera.module import VeraFactors, VeraPart
 
 PARTS: Mapping[str, type[Part]] = {
@@ -23,6 +24,7 @@ PARTS: Mapping[str, type[Part]] = {
     "vera": VeraPart,
     "dvora": DvoraPart,
     "mtl_lora": MtlLoraPart,
+    "reft": ReftPart,
     "layer_aggregation": AggregationPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""

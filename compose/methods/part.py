@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from compose.methods.linear_map import LinearMap
 from compose.methods.states import LayerStates
+from compose.methods.tokens import RowTokens
 
 
 class Context(NamedTuple):
@@ -24,6 +25,7 @@ class Context(NamedTuple):
         states: at the site `states`, those of all layers.
         output: at a linear site, what the map itself gives for that input, whatever acted on y before.
         map: at a linear site, the map.
+        tokens: at the site `layer`, where in its row each token stands; None: none is padding.
     """
 
     residual: Tensor | None = None
@@ -32,6 +34,7 @@ class Context(NamedTuple):
     states: LayerStates | None = None
     output: Tensor | None = None
     map: LinearMap | None = None
+    tokens: RowTokens | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -42,6 +45,7 @@ class Context(NamedTuple):
             states=None if self.states is None else self.states.each(change),
             output=None if self.output is None else change(self.output),
             map=self.map,
+            tokens=None if self.tokens is None else self.tokens.each(change),
         )
 
 
@@ -49,7 +53,7 @@ class Prepared(NamedTuple):
     """What a part takes from y and its context.
 
     Args:
-        input: what it reads.
+        input: what it reads: a tensor, or whatever else parts of its method understand.
         residual: what a fusion adds its mixture to, and all but parallel parts their result.
         query: the query of a fusion, after the LayerNorm.
         query_before_norm: the same before it.
@@ -57,7 +61,7 @@ class Prepared(NamedTuple):
         context: the rest of the site, for increments that are no function of the input alone.
     """
 
-    input: Tensor
+    input: Any
     residual: Tensor
     query: Tensor
     query_before_norm: Tensor
@@ -135,7 +139,7 @@ class Part(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} has no increment to prepare")
 
-    def low_rank(self, input: Tensor) -> LowRank | None:
+    def low_rank(self, input: Any) -> LowRank | None:
         """The increment in factors, or None if it has none.
 
         Args:
@@ -157,7 +161,7 @@ class Part(nn.Module):
         """What of `low_rank` does not depend on the input in evaluation, or None."""
         return None
 
-    def increment(self, input: Tensor) -> Tensor:
+    def increment(self, input: Any) -> Tensor:
         """What a fusion weighs, [..., tokens, width].
 
         Args:
@@ -184,10 +188,13 @@ class Part(nn.Module):
         """From a fusion's mixture, its residual included, to the site's value."""
         return mixture
 
+    def act(self, prepared: Prepared) -> Tensor:
+        """e(y; c), of the shape of y, from what `prepare` gave."""
+        return self.finish(self.increment_at(prepared), prepared)
+
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """e(y; c), of the shape of y."""
-        prepared = self.prepare(y, context)
-        return self.finish(self.increment_at(prepared), prepared)
+        return self.act(self.prepare(y, context))
 
     @classmethod
     @abstractmethod

@@ -43,6 +43,8 @@ ADAPTER_PLUS: Mapping[str, Any] = {
     "init_weights": "houlsby",
     "scaling": "channel",
 }
+NO_REFT: Mapping[str, Any] = {"orthogonality": False}
+DI_REFT: Mapping[str, Any] = {**NO_REFT, "subtract_projection": False}
 
 
 @dataclass(frozen=True)
@@ -71,5 +73,8 @@ PRESETS: Mapping[str, Preset] = {
     "vera": Preset("vera", {}, "vectors between random factors that all maps share (Kopiczko et al., 2023)"),
     "dvora": Preset("dvora", {}, "vera of a weight's direction, and its magnitudes apart (Liu et al., 2024)"),
     "mtl_lora": Preset("mtl_lora", {}, "lora with a task's own matrix in the middle (Yang et al., 2024)"),
+    "loreft": Preset("reft", {}, "states of the first tokens moved in an orthogonal subspace (Wu et al., 2024)"),
+    "noreft": Preset("reft", NO_REFT, "loreft without the orthogonality"),
+    "direft": Preset("reft", DI_REFT, "noreft that adds to the states instead of moving them to a target"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

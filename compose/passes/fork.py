@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from compose.graph.graph import Graph, Rewriter
 from compose.passes.base import PassContext
 from compose.passes.values import branch_numbers, value_numbers
-from compose.specs import BackboneSpec, LayerSpec
+from compose.specs import LAYER, BackboneSpec, LayerSpec
 
 Entry = tuple[int, int]
-"""A place where rows can be repeated: (layer, index of the sub-layer about to run)."""
+"""A place where rows can be repeated: (layer, index of the sub-layer about to run; at its end their number)."""
 
 
 def fork(graph: Graph, context: PassContext) -> Graph:
@@ -50,6 +50,7 @@ def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
         for index, sublayer in enumerate(layer.sublayers):
             for site in (sublayer.site, *sublayer.linears):
                 entries[layer.index, site.name] = (layer.index, index)
+        entries[layer.index, LAYER] = (layer.index, len(layer.sublayers))
     entries[backbone.states_key] = (len(backbone.layers), 0)
     return entries
 
@@ -65,10 +66,10 @@ def _classes(
     values: dict[Entry, dict[int, int]] = {}
     after: dict[int, dict[int, int]] = {}
     for node, operation, _ in graph.nodes():
-        if operation.kind in ("part", "states"):
+        if operation.kind in ("part", "layer", "states"):
             entry = entries[operation.layer, operation.site]
             values.setdefault(entry, {})[branches[node]] = numbers[node]
-        elif operation.kind == "close":
+        elif operation.kind == "close" and operation.site != LAYER:  # there branches can part in any case
             after.setdefault(operation.layer, {})[branches[node]] = numbers[node]
     classes = {entry: _first_equal(by_branch) for entry, by_branch in values.items()}
     for layer in context.vocabulary.backbone.layers:

@@ -102,7 +102,7 @@ def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
     pieces = y.chunk(classes)
     outputs: Sequence[Tensor | None] = pieces if context.output is not None else parts(None)
     return [
-        Value(piece, Context(residual=residual, norm=context.norm, input=given, output=output, map=context.map))
+        Value(piece, context._replace(residual=residual, input=given, output=output))
         for piece, residual, given, output in zip(
             pieces, parts(context.residual), parts(context.input), outputs, strict=True
         )
@@ -117,13 +117,12 @@ def _cast(context: Context, dtype: torch.dtype, y: Tensor) -> Context:
         assert norm is not None
         return norm(states.to(own)).to(dtype)
 
-    own = (context.residual if context.residual is not None else context.input).dtype  # type: ignore[union-attr]
-    return Context(
-        residual=None if context.residual is None else context.residual.to(dtype),
-        norm=None if norm is None else (lambda states: cast_norm(states, own)),
-        input=None if context.input is None else context.input.to(dtype),
+    residual, given = context.residual, context.input
+    return context._replace(
+        residual=None if residual is None else residual.to(dtype),
+        norm=None if norm is None or residual is None else (lambda states: cast_norm(states, residual.dtype)),
+        input=None if given is None else given.to(dtype),
         output=None if context.output is None else y,
-        map=context.map,
     )
 
 
@@ -131,11 +130,11 @@ def _increment_group(site: SiteRun, step: BoundStep, context: Context) -> None:
     """Increments of one shape that read the same value: their first products are one."""
     first = step.operations[0]
     assert first.shared is not None
-    given = site.prepare(first.inputs[0], first.shared).input
+    given = site.prepare(first.inputs[0], first.shared)
     parts = [operation.part for operation in step.operations]
-    found = type(parts[0]).low_ranks(parts, given)  # type: ignore[arg-type,union-attr]
+    found = type(parts[0]).low_ranks(parts, given.input)  # type: ignore[arg-type,union-attr]
     for output, part, factors in zip(step.outputs, parts, found, strict=True):
-        site.registers[output] = part.increment(given) if factors is None else factors  # type: ignore[union-attr]
+        site.registers[output] = part.increment_at(given) if factors is None else factors  # type: ignore[union-attr]
 
 
 def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
@@ -156,12 +155,10 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
 
     whole = site.wholes.get(registers)
     entering = whole is not None and registers == tuple(range(count))
-    grouped = Context(
+    grouped = context._replace(
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
-        norm=context.norm,
         input=stacked(lambda value: value.context.input, context.input if entering else None),
         output=stacked(lambda value: value.context.output, whole if entering else None),
-        map=context.map,
     )
     ys = stacked(lambda value: value.y, whole)
     parts = [operation.part for operation in step.operations]
@@ -178,10 +175,9 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
         return value._replace(y=bound.part(value.y, value.context))
     prepared = site.prepare(bound.inputs[0], bound.part)
     if len(bound.inputs) == 1:
-        increment = bound.part.increment_at(prepared)
-    else:
-        shared = site.registers[bound.inputs[1]]
-        increment = shared.dense() if isinstance(shared, LowRank) else shared
+        return value._replace(y=bound.part.act(prepared))
+    shared = site.registers[bound.inputs[1]]
+    increment = shared.dense() if isinstance(shared, LowRank) else shared
     return value._replace(y=bound.part.finish(increment, prepared))
 
 

@@ -59,9 +59,17 @@ def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
     io.save_composition(record, folder)
 
 
-def load_adapter(model: Model, folder: str | Path, name: str | None, with_head: bool, allow_backbone: bool) -> str:
+def load_adapter(
+    model: Model,
+    folder: str | Path,
+    name: str | None,
+    with_head: bool,
+    allow_backbone: bool,
+    subtract_projection: bool | None = None,
+) -> str:
     """Loads an adapter, with its head if asked for."""
-    record = io.read_adapter(folder, model.spec, name, with_head, fingerprint(model), allow_backbone)
+    own = fingerprint(model)
+    record = io.read_adapter(folder, model.spec, name, with_head, own, allow_backbone, subtract_projection)
     if with_head and record.head is None:
         raise FileError("there is no head beside the adapter", where=str(folder), hint="with_head=False")
     finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]

@@ -31,6 +31,7 @@ class Frame:
         kept: where what each layer is given is kept by its index, and by their number what the last one
             hands on; None if nobody asked.
         folds: products of fusions that were made beforehand, for compiled code.
+        masks: for each stack [rows, tokens], 0 where a token is padding; None: none is.
     """
 
     plan: Plan
@@ -41,6 +42,7 @@ class Frame:
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
     folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
+    masks: Mapping[str, Tensor | None] = field(default_factory=dict)
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)
@@ -50,7 +52,8 @@ class Frame:
 
         But for the temperatures of fusions, which fall when the call is over.
         """
-        return Frame(self.plan, self.programs, self.batch, self.selections, self.owner, temperatures=self.temperatures)
+        call = (self.plan, self.programs, self.batch, self.selections, self.owner)
+        return Frame(*call, masks=self.masks, temperatures=self.temperatures)
 
 
 class Running(threading.local):

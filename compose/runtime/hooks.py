@@ -21,8 +21,10 @@ from compose.runtime.bind import BoundProgram
 from compose.runtime.checkpointing import Checkpointing
 from compose.runtime.execute import run
 from compose.runtime.frame import Frame, running
+from compose.runtime.masks import row_tokens
 from compose.runtime.merged import Merged
 from compose.runtime.repeat import repeat_arguments, repeat_decoder_inputs, take_classes
+from compose.specs import LAYER
 
 OWNER = "_compose_hooks"
 """The attribute of our functions among a module's hooks that tells whose they are."""
@@ -75,7 +77,7 @@ class Hooks:
             self._before(layer.layer, _layer_input(layer))
             for sublayer in layer.sublayers:
                 self._install_sublayer(layer.index, sublayer)
-            self._after(layer.layer, _layer_output(layer.index))
+            self._after(layer.layer, _layer_output(layer))
 
     def remove(self) -> None:
         """Takes all hooks away; the backbone is as it was."""
@@ -179,16 +181,21 @@ def _layer_input(layer: LayerModules) -> Callable[..., Any]:
     return hook
 
 
-def _layer_output(index: int) -> Callable[..., Any]:
+def _layer_output(layer: LayerModules) -> Callable[..., Any]:
+    key = (layer.index, LAYER)
+
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         frame = running.frame
         if frame is None:
             return None
-        unfolds = frame.plan.layers[index].unfolds
+        unfolds, acts = frame.plan.layers[layer.index].unfolds, key in frame.programs
         states = first(output).flatten(0, 1) if unfolds else first(output)
+        if acts:
+            context = Context(tokens=row_tokens(frame, layer.stack, states))
+            states = _whole(run(frame, frame.programs[key], states, context))
         if frame.kept is not None:
-            frame.kept[index + 1] = states
-        return with_first(output, states) if unfolds else None
+            frame.kept[layer.index + 1] = states
+        return with_first(output, states) if unfolds or acts else None
 
     return hook
 

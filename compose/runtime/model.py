@@ -344,6 +344,7 @@ class Model(nn.Module):
         name: str | None = None,
         with_head: bool = False,
         allow_backbone: bool = False,
+        subtract_projection: bool | None = None,
     ) -> str:
         """Loads an adapter, ours or AdapterHub's, told apart by itself; all of it or nothing.
 
@@ -352,6 +353,7 @@ class Model(nn.Module):
             name: its name here; the one it was saved under by default.
             with_head: the head that lies beside it too.
             allow_backbone: load it although it was made for another backbone.
+            subtract_projection: True for NoReFT, False for DiReFT, which AdapterHub's files do not tell apart.
 
         Returns:
             Its name.
@@ -360,7 +362,7 @@ class Model(nn.Module):
             FileError: if it is damaged, incomplete or made for another backbone.
             RegistryError: if the name is taken.
         """
-        return files.load_adapter(self, folder, name, with_head, allow_backbone)
+        return files.load_adapter(self, folder, name, with_head, allow_backbone, subtract_projection)
 
     def save_fusion(self, fuse: Fuse | str, folder: str | Path) -> None:
         """Writes a fusion's weights; `fuse` is the block or the fusion's own name."""
@@ -388,8 +390,6 @@ class Model(nn.Module):
         self.hooks.remove()
         self.hooks.thaw(self.backbone)
         return self.backbone
-
-    # helpers
 
     def register(self, registry: NamedModules, name: str, module: Any) -> None:
         """Keeps a finished module under a free name, on the backbone's device and in the adapters' type."""

@@ -19,6 +19,7 @@ from compose.heads.output import MultiHeadOutput
 from compose.runtime.calls import ROWS, run_backbone
 from compose.runtime.folds import foldable, folds_of
 from compose.runtime.frame import Frame, running
+from compose.runtime.masks import masks_of
 
 if TYPE_CHECKING:
     from compose.runtime.runnable import RunnablePlan
@@ -131,7 +132,8 @@ class OptimizedPlan:
         def run(given: dict[str, Any], selections: Any, folds: Any) -> Any:
             rows = rows_of(given)
             kept: dict[int, Tensor] | None = {} if keeps else None
-            own = Frame(plan, programs, rows.shape[0], selections, owner, None, kept, folds=folds)
+            masks = masks_of(plan, given)
+            own = Frame(plan, programs, rows.shape[0], selections, owner, None, kept, folds=folds, masks=masks)
             running.frame = own
             try:
                 states = backbone(**given)

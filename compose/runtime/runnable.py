@@ -26,6 +26,7 @@ from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
+from compose.runtime.masks import masks_of
 from compose.runtime.merge import check_mode
 from compose.runtime.optimized import OptimizedPlan
 from compose.runtime.predict import evaluation, predict
@@ -286,7 +287,8 @@ class RunnablePlan:
             backbone, given = upper(backbone, model.hooks.anatomy, trunk), without_embedded(given)
             if kept is not None:
                 kept.update(enumerate(trunk.states))
-        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept)
+        masks = masks_of(plan, given)
+        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept, masks=masks)
         model.hooks.checkpointing.prepare()
         states = self._run_backbone(backbone, frame, given)
         if plan.aggregation is not None:

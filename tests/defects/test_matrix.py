@@ -43,6 +43,7 @@ SITES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"cross.attn.{m}": lora(crossattn_lora=True, attn_matrices=[m]) for m in "qkvo"},
     "ffn.in": lora(intermediate_lora=True),
     "ffn.out": lora(output_lora=True),
+    "layer": ("loreft", {"suffix_positions": 1}),
 }
 
 BLOCKS: dict[str, Callable[[Expression], Expression]] = {

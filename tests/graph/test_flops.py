@@ -32,6 +32,10 @@ EXPRESSIONS = (
     "Parallel(x=Drop('gated', layers=[0, 1]), y=Average('a', 'b'))",
     "Route(t1='a', t2='lora', t3='d')",
     "BatchSplit('a', 'd', sizes=[1, None])",
+    "Stack('reft', 'a', 'first')",
+    "Parallel('reft', 'other', 'a', Stack('first', 'reft'))",
+    "Fuse('reft', 'other', Stack('first', 'reft'), name='r')",
+    "Fuse('first', Stack('first', 'reft'), Drop('other', first=1), name='s')",
 )
 
 FEW = tuple(text for text in EXPRESSIONS if text.startswith(("Stack(", "Parallel(", "Drop(", "Fuse('a', 'b'")))
@@ -49,6 +53,9 @@ def loaded(architecture: str) -> Model:
         ("gated", "par_bn", {"bottleneck_size": 4, "use_gating": True}),
         ("lora", "lora", {"r": 2, "intermediate_lora": True, "output_lora": True}),
         ("qv", "lora", {"r": 3, "use_gating": True}),
+        ("reft", "loreft", {"r": 8, "suffix_positions": 4}),
+        ("other", "noreft", {"r": 8, "suffix_positions": 4}),
+        ("first", "direft", {"r": 4, "prefix_positions": 20, "tied_weights": True}),
     ):
         model.add_adapter(name, method, **options)
     return model

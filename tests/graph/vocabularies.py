@@ -23,6 +23,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "own": ("seq_bn", {"bottleneck_size": 4, "original_ln_after": False}),
     "q": ("lora", {"r": 2, "attn_matrices": ["q"]}),
     "v": ("lora", {"r": 2, "attn_matrices": ["q", "v"], "intermediate_lora": True}),
+    "s": ("loreft", {"r": 2, "suffix_positions": 1}),
+    "t": ("loreft", {"r": 2, "suffix_positions": 1, "layers": [0]}),
 }
 
 Kind = Literal["post", "pre", "both"]

@@ -238,7 +238,6 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
         ({"architecture": "mtl_lora"}, "MTL-LoRA is not supported"),
         ({"architecture": "prefix_tuning"}, "prefix tuning is not supported"),
         ({"architecture": "prompt_tuning"}, "prompt tuning is not supported"),
-        ({"architecture": "reft"}, "ReFT is not supported"),
         ({"architecture": "union", "configs": []}, "a union of methods is not supported"),
         ({"architecture": "magic"}, "no architecture 'magic'"),
         ({"architecture": ["lora"]}, "no architecture"),

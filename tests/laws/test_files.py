@@ -89,6 +89,18 @@ def travels(
 def adapters(draw: Any) -> tuple[str, dict[str, Any]]:
     """A method with options; some contradict each other."""
     places = st.lists(st.integers(0, LAYERS - 1), unique=True, max_size=1)
+    if draw(st.integers(0, 3)) == 0:
+        counts = {name: draw(st.integers(0, 3)) for name in ("prefix_positions", "suffix_positions")}
+        switches = ("orthogonality", "tied_weights", "subtract_projection")
+        activations = st.sampled_from([None, *NON_LINEARITIES])
+        return "reft", {
+            **counts,
+            **{name: draw(flags) for name in switches},
+            "r": draw(st.integers(1, 4)),
+            "layers": draw(st.sampled_from(["all", [0], [1, 0]])),
+            "non_linearity": draw(activations),
+            "dropout": draw(st.floats(0, 0.5)),
+        }
     common = {"leave_out": draw(places), "use_gating": draw(flags)}
     if draw(flags):
         matrices = draw(st.lists(st.sampled_from("qkvo"), unique=True))

@@ -35,6 +35,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
         "double_seq_bn",
         {"bottleneck_size": 4, "ln_before": True, "ln_after": True, "scaling": "learned"},
     ),
+    "reft": ("loreft", {"r": 2, "prefix_positions": 2, "suffix_positions": 3}),
+    "first": ("direft", {"r": 2, "prefix_positions": 5, "layers": [0], "non_linearity": "tanh"}),
     "bare": ("seq_bn", {"bottleneck_size": 4, "residual": False}),
 }
 GATED = {"gated": ("seq_bn", {"bottleneck_size": 4, "use_gating": True})}

@@ -60,7 +60,7 @@ CONFIGS = st.tuples(st.just("seq_bn"), BOTTLENECKS) | st.tuples(st.just("lora"),
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    [("seq_bn", 894_528), ("double_seq_bn", 1_789_056), ("par_bn", 7_091_712), ("lora", 294_912)],
+    [("seq_bn", 894_528), ("double_seq_bn", 1_789_056), ("par_bn", 7_091_712), ("lora", 294_912), ("loreft", 36_888)],
 )
 def test_sizes_on_bert_base(preset: str, count: int) -> None:
     spec = make_config(preset).describe("a", BERT_BASE)

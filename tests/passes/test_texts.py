@@ -45,6 +45,7 @@ CASES = (
     Case("fork", "post-attention", "Parallel('d', 'a')", layers=1),
     Case("fork", "pre", "Parallel('a', 'b')", kind="pre"),
     Case("fork", "pre-attention", "Parallel('d', x=Stack('d', 'a'))", kind="pre", layers=1),
+    Case("fork", "layer", "Parallel('s', 'a', x=Stack('a', 's'))", kind="pre"),
     Case("fork", "linear", "Parallel('q', 'a')", kind="pre", layers=1),
     Case("fork", "encoder", "Parallel('a', x=Drop('a', first=1))", kind="both", layers=1),
     Case("fold", "inference", "Fuse('a', None, 'b', name='f')", layers=1),

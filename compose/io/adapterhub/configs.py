@@ -10,6 +10,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.adapterhub import HEAD_TYPES, from_adapterhub_config
 from compose.heads.spec import HeadConfig
 from compose.io.adapterhub.keys import ArchitectureKeys
+from compose.io.adapterhub.reft import check_unasked, reft_config
 from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
@@ -27,10 +28,11 @@ _PHM = (
 _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """What activations were called before files had a version."""
 
+_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "reft")
+
 _METHODS = {
     "prefix_tuning": "prefix tuning",
     "prompt_tuning": "prompt tuning",
-    "reft": "ReFT",
     "union": "a union of methods",
 }
 
@@ -85,7 +87,13 @@ _AS_WRITTEN: Mapping[str, Mapping[str, bool]] = {
 _DTYPES = (None, "float32", "float64", "float16", "bfloat16")
 
 
-def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: frozenset[str], where: str) -> Config:
+def adapter_config(
+    content: Mapping[str, Any],
+    keys: ArchitectureKeys,
+    parts: frozenset[str],
+    where: str,
+    subtract_projection: bool | None = None,
+) -> Config:
     """Our config of an adapter.
 
     Args:
@@ -93,6 +101,7 @@ def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: fr
         keys: the table of the architecture.
         parts: all parts, between dots, of the keys of its weights.
         where: the path of the file.
+        subtract_projection: of ReFT, whose files do not say it.
 
     Raises:
         FileError: an option that is not known, not legal or not supported; all of them at once.
@@ -106,14 +115,17 @@ def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: fr
     architecture = config.get("architecture")
     if isinstance(architecture, str) and architecture in _METHODS:
         raise FileError(f"{_METHODS[architecture]} is not supported yet", where=where)
-    if architecture not in (None, "bottleneck", "lora", "mtl_lora"):
+    if architecture not in (None, *_ARCHITECTURES):
         raise FileError(
             f"there is no architecture {shorten(architecture)}",
             where=where,
             got=str(architecture)[:64],
-            legal=("bottleneck", "lora", "mtl_lora"),
+            legal=_ARCHITECTURES,
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
+    if architecture == "reft":
+        return _made(lambda: reft_config(options, subtract_projection, where), where)
+    check_unasked(subtract_projection, where)
     if architecture in ("lora", "mtl_lora"):
         return _lora(architecture, options, content, keys, where)
     return _bottleneck(options, content, parts, where)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from compose.specs import BackboneSpec
+from compose.specs import LAYER, BackboneSpec
 
-Kind = Literal["adapters", "loras", "adapter_fusion_layer", "shared_parameters"]
-KINDS: tuple[Kind, ...] = ("adapters", "loras", "adapter_fusion_layer")
+Kind = Literal["adapters", "loras", "refts", "adapter_fusion_layer", "shared_parameters"]
+KINDS: tuple[Kind, ...] = ("adapters", "loras", "refts", "adapter_fusion_layer")
 
 LEGACY_PARTS = {
     "attention_text_task_adapters": "adapters",
@@ -37,6 +37,10 @@ class StackKeys:
     stack: Literal["encoder", "decoder"]
     values: Mapping[str, str]
     linears: Mapping[str, str | tuple[str, ...]]
+
+    def parents(self, kind: Kind) -> Mapping[str, str | tuple[str, ...]]:
+        """The modules inside a layer that have weights of a kind, and their sites."""
+        return {"loras": self.linears, "refts": {"reft_layer": LAYER}}.get(kind, self.values)
 
 
 @dataclass(frozen=True)
@@ -225,8 +229,7 @@ class KeyReader:
             return f"the backbone's {stack.stack} has {count} layers, 0 to {count - 1}"
         layer = self._first[stack.stack] + number
         for kind in KINDS:
-            rows: Mapping[str, str | tuple[str, ...]] = stack.linears if kind == "loras" else stack.values
-            for parent, site in rows.items():
+            for parent, site in stack.parents(kind).items():
                 start = f"{parent}.{kind}."
                 if rest.startswith(start):
                     name, _, parameter = rest.removeprefix(start).partition(".")

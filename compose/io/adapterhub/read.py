@@ -13,11 +13,13 @@ from compose.errors import FileError, Problem
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
+from compose.io.adapterhub.reft import plain_projections, reft_rows
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
 from compose.methods.linear.spec import LinearConfig
+from compose.methods.reft.spec import ReftConfig
 from compose.methods.tensors import SHARED_PREFIX
 from compose.specs import BackboneSpec
 
@@ -77,7 +79,11 @@ _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
 
 def read_adapter(
-    folder: View, backbone: BackboneSpec, name: str | None = None, with_head: bool = True
+    folder: View,
+    backbone: BackboneSpec,
+    name: str | None = None,
+    with_head: bool = True,
+    subtract_projection: bool | None = None,
 ) -> AdapterRecord:
     """An adapter.
 
@@ -86,6 +92,7 @@ def read_adapter(
         backbone: the backbone it is for: it tells what the keys mean.
         name: what to call it; as the file does by default.
         with_head: read the head in the folder too, if there is one.
+        subtract_projection: True for NoReFT, False for DiReFT: their files are the same, so it has to be said.
 
     Raises:
         FileError: damaged, for another backbone, of a method or with an option that is not supported, or
@@ -94,13 +101,13 @@ def read_adapter(
     content, reader, where = _open(folder, ADAPTER_CONFIG, backbone)
     tensors, path = _weights(folder, ADAPTER_WEIGHTS)
     parts = frozenset(part for key in tensors for part in key.split("."))
-    config = adapter_config(content, reader.keys, parts, where)
+    config = adapter_config(content, reader.keys, parts, where, subtract_projection)
     own_name = content.get("name")
     wanted = check_record_name(own_name if name is None else name, "adapter", where)
     head = None
     if with_head and folder.has(HEAD_CONFIG):
         head = read_head(folder, backbone, name)
-    placed = _place(tensors, reader, config, str(own_name), path)
+    placed = plain_projections(_place(tensors, reader, config, str(own_name), path), path)
     return AdapterRecord(wanted, config, placed, head=head, meta=_meta(content))
 
 
@@ -244,6 +251,8 @@ def _grammar(config: Config | None) -> tuple[Kind, Rows]:
         return "adapter_fusion_layer", _FUSION
     if isinstance(config, LinearConfig):
         return "loras", _LINEAR[config.method]
+    if isinstance(config, ReftConfig):
+        return "refts", reft_rows(config)
     return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
 
 

@@ -1,0 +1,1 @@
+"""ReFT: learned changes of the states of a few tokens, within a low-rank subspace."""

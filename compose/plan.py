@@ -127,6 +127,11 @@ class Plan:
     given: tuple[tuple[int, ...], ...] = ()
 
     @property
+    def embedding(self) -> SiteProgram | None:
+        """What runs on the embeddings' output before the layers, if anything does."""
+        return self.programs.get(self.backbone.embed_key)
+
+    @property
     def aggregation(self) -> SiteProgram | None:
         """What runs on the states of all layers after them, if anything does."""
         return self.programs.get(self.backbone.states_key)

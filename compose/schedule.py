@@ -44,7 +44,7 @@ class _Scheduler:
 
     def plan(self, branch_count: int, training: bool) -> Plan:
         layers: list[LayerRows] = []
-        states = _Classes(line.embeds[0] for line in self.lines)
+        states = self.starts = self._before_layers()
         entry: tuple[int, ...] = (0,)
         earlier = {1: (0,) * len(states)}
         for layer in self.backbone.layers:
@@ -80,6 +80,18 @@ class _Scheduler:
             given=self._given(states) if aggregates else (),
         )
 
+    def _before_layers(self) -> _Classes:
+        """Schedules what acts on the embeddings' output; the classes that come to the first layer."""
+        states, key = _Classes(line.embeds[0] for line in self.lines), self.backbone.embed_key
+        if key not in self.lines[0].closes:
+            return states
+        values, ends = (_Classes(getattr(line, what)[key] for line in self.lines) for what in ("parts", "closes"))
+        leaving = [self.graph.inputs(close)[0] for close in ends.nodes]
+        if self._add(key, values.nodes, leaving, ends.nodes) is not None:
+            return ends
+        states.of |= {end: 0 for end in ends.nodes}  # nothing acts: all begin with what the embeddings give
+        return states
+
     def _after_layers(self, states: _Classes) -> dict[int, int]:
         """Schedules what acts on all layers' states; for each branch its class among those that heads read."""
         key = self.backbone.states_key
@@ -95,13 +107,17 @@ class _Scheduler:
         """For each layer and each class at the end of the layers the class at the layer's input."""
         outputs = [(layer.index, layer.sublayers[-1].name) for layer in self.backbone.layers]
         last = {line.closes[outputs[-1]]: line for line in self.lines}
-        inputs = [_Classes(line.embeds[0] for line in self.lines)]
+        inputs = [self.starts]
         inputs += [_Classes(line.closes[key] for line in self.lines) for key in outputs[:-1]]
         found = []
         for number, classes in enumerate(inputs):
-            nodes = [last[end].closes[outputs[number - 1]] if number else last[end].embeds[0] for end in ends.nodes]
+            nodes = [last[end].closes[outputs[number - 1]] if number else self._start(last[end]) for end in ends.nodes]
             found.append(tuple(classes.of[node] for node in nodes))
         return tuple(found)
+
+    def _start(self, line: _Line) -> int:
+        """The state with which a branch comes to the first layer."""
+        return line.closes.get(self.backbone.embed_key, line.embeds[0])
 
     def _layer_programs(self, layer: LayerSpec, parts: list[_Classes], states: _Classes) -> bool:
         """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
@@ -189,8 +205,8 @@ class _Scheduler:
         return None
 
     def _root(self, node: int) -> int:
-        """The value that a node of a site starts from: a part, a linear map's output or all layers' states."""
-        while self.graph.operation(node).kind not in ("part", "linear", "states"):
+        """The value that a node of a site starts from: a part, a linear map's output, states outside the layers."""
+        while self.graph.operation(node).kind not in ("part", "linear", "embedded", "states"):
             node = self.graph.inputs(node)[0]
         return node
 

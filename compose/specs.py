@@ -17,6 +17,8 @@ SUBLAYERS = ("attn", "cross.attn", "ffn")
 LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}
 STATES = "states"
 """The site after the layers: y is the backbone's last state, its context the states of all layers."""
+EMBED = "embed"
+"""The site before the layers: y is what the embeddings hand to the first of them; an encoder-decoder's encoder's."""
 
 Closing = Literal["backbone", "adapter"]
 """Who closes a sub-layer site: the backbone (residual addition and LayerNorm), or the adapter."""
@@ -38,15 +40,15 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `states`, ...
-        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output) or `states`.
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `embed`, `states`, ...
+        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `embed` or `states`.
         width_in: width of the context c: the map's input, or the hidden size.
         width_out: width of the value y.
         memory: the map reads the encoder's states (keys and values of cross-attention).
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "states"]
+    kind: Literal["sublayer", "linear", "embed", "states"]
     width_in: int
     width_out: int
     memory: bool = False
@@ -134,6 +136,11 @@ class BackboneSpec:
         """The (layer, site) of what acts on all layers' states: no layer's, so the number after the last."""
         return (len(self.layers), STATES)
 
+    @property
+    def embed_key(self) -> tuple[int, str]:
+        """The (layer, site) of what acts on the embeddings' output: no layer's, so the number before the first."""
+        return (-1, EMBED)
+
     def site(self, layer: int, name: str) -> SiteSpec:
         """A site by (layer, site).
 
@@ -142,6 +149,8 @@ class BackboneSpec:
         """
         if (layer, name) == self.states_key:
             return SiteSpec(STATES, "states", self.hidden_size, self.hidden_size)
+        if (layer, name) == self.embed_key:
+            return SiteSpec(EMBED, "embed", self.hidden_size, self.hidden_size)
         if not 0 <= layer < len(self.layers):
             raise KeyError((layer, name))
         return self.layers[layer].sites[name]

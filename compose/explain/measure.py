@@ -131,6 +131,8 @@ def _names(parted: tuple[Branch, ...]) -> tuple[str, ...]:
 
 def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     found = []
+    if plan.embedding is not None:
+        found.append(_outside(plan, plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
     for layer, rows in zip(plan.backbone.layers, plan.layers, strict=True):
         classes, cost = rows.classes, Cost()
         sites: list[tuple[str, tuple[str, ...]]] = []
@@ -145,11 +147,17 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
         forks_before = rows.gather is not None
         found.append(_Layer(layer.index, layer.stack, rows.classes, classes, tuple(sites), cost, forks_before))
     if plan.aggregation is not None:
-        index, name = plan.backbone.states_key
-        cost = _site_cost(plan.aggregation, vocabulary, batch, batch.tokens)
-        acts = ((name, Acts(plan.aggregation).texts()),)
-        found.append(_Layer(index, name, plan.classes, plan.ends, acts, cost, False))
+        found.append(_outside(plan, plan.aggregation, plan.classes, plan.ends, vocabulary, batch))
     return found
+
+
+def _outside(
+    plan: Plan, program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch
+) -> _Layer:
+    """What acts before or after the layers."""
+    cost = _site_cost(program, vocabulary, batch, batch.tokens)
+    acts = ((program.site, Acts(program).texts()),)
+    return _Layer(program.layer, program.site, classes, classes_after, acts, cost, False)
 
 
 def _site_cost(program: SiteProgram, vocabulary: Vocabulary, batch: _Batch, tokens: int) -> Cost:

@@ -17,13 +17,19 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     """
     parted = branches(expression)
     check(expression, vocabulary)
-    aggregates = any(vocabulary.backbone.states_key in vocabulary.adapters[name].by_site for name in leaves(expression))
+    names, backbone = leaves(expression), vocabulary.backbone
+    embeds = any(backbone.embed_key in vocabulary.adapters[name].by_site for name in names)
+    aggregates = any(backbone.states_key in vocabulary.adapters[name].by_site for name in names)
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
+        if embeds:
+            state = _outside(graph, branch, state, vocabulary, "embedded", backbone.embed_key)
         state = _through_layers(graph, branch, state, vocabulary)
-        graph.states[number] = _over_layers(graph, branch, state, vocabulary) if aggregates else state
+        if aggregates:
+            state = _outside(graph, branch, state, vocabulary, "states", backbone.states_key)
+        graph.states[number] = state
     for number, branch in enumerate(parted):
         for output in outputs(branch):
             operation = Operation("head", name=output.head or "", detail=(number, output.task, output.rows))
@@ -43,10 +49,12 @@ def _through_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabu
     return state
 
 
-def _over_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary) -> int:
-    """After the layers: what acts on the states of all of them. A branch in which nothing does hands its own on."""
-    layer, site = vocabulary.backbone.states_key
-    node = graph.add(Operation("states", layer, site), [state])
+def _outside(
+    graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary, kind: str, key: tuple[int, str]
+) -> int:
+    """Before or after the layers: what acts there. A branch in which nothing does hands its own state on."""
+    layer, site = key
+    node = graph.add(Operation(kind, layer, site), [state])
     result = SiteBuilder(graph, vocabulary, layer, site).act(branch.expression, node)
     return graph.add(Operation("close", layer, site, detail=(result.closing,)), [result.node])
 

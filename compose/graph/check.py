@@ -83,8 +83,16 @@ def check_fusible(fuse: Fuse, vocabulary: Vocabulary) -> None:
 
 
 def _unfusible(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
-    for name in leaves(fuse):
+    for name in dict.fromkeys(leaves(fuse)):
         spec = vocabulary.adapters[name]
+        if spec.fusible and vocabulary.backbone.embed_key in spec.by_site:
+            yield (
+                f"'{name}' has an invertible part, which cannot be fused",
+                {
+                    "why": "what it does to the embeddings is no increment that could be weighed",
+                    "hint": f"Stack('{name}', Fuse(...))",
+                },
+            )
         if not spec.fusible:
             yield (
                 f"'{name}' cannot be fused",

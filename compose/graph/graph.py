@@ -38,6 +38,7 @@ KINDS: dict[str, str] = {
     "fork": "a branch's own copy of a state; detail: (branch,)",
     "linear": "the output of a linear map, before any adapter; input: a state",
     "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
+    "embedded": "the embeddings' output as a value; input: that state",
     "states": "the states of all layers, the last one as the value; input: the last state",
     "adapter": "an adapter's result; inputs: a value, perhaps its increment",
     "increment": "an adapter's increment; input: a value; detail: (whose options prepare its input,)",

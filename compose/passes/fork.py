@@ -50,7 +50,7 @@ def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
         for index, sublayer in enumerate(layer.sublayers):
             for site in (sublayer.site, *sublayer.linears):
                 entries[layer.index, site.name] = (layer.index, index)
-    entries[backbone.states_key] = (len(backbone.layers), 0)
+    entries[backbone.embed_key], entries[backbone.states_key] = (-1, 0), (len(backbone.layers), 0)
     return entries
 
 
@@ -65,7 +65,7 @@ def _classes(
     values: dict[Entry, dict[int, int]] = {}
     after: dict[int, dict[int, int]] = {}
     for node, operation, _ in graph.nodes():
-        if operation.kind in ("part", "states"):
+        if operation.kind in ("part", "embedded", "states"):
             entry = entries[operation.layer, operation.site]
             values.setdefault(entry, {})[branches[node]] = numbers[node]
         elif operation.kind == "close":

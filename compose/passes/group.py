@@ -7,7 +7,7 @@ from collections import defaultdict
 from compose.graph.graph import Graph
 from compose.passes.base import PassContext
 
-WHOLE = frozenset({"part", "linear", "adapter", "fuse", "average", "dropped"})
+WHOLE = frozenset({"part", "linear", "embedded", "adapter", "fuse", "average", "dropped"})
 """Kinds whose value has all rows and tokens; pieces differ in shape and cannot be stacked."""
 
 

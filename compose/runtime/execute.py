@@ -78,6 +78,13 @@ def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple
     return tuple(site.registers[register].y for register in leaving)
 
 
+def whole(results: tuple[Tensor, ...] | Tensor) -> Tensor:
+    """The values of all classes in one tensor."""
+    if isinstance(results, Tensor):
+        return results
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
 def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tuple[Tensor, ...]:
     """Runs a program on a value for each class that comes in; gives one for each that goes out."""
     site = SiteRun(frame, dict(enumerate(values)))
@@ -112,7 +119,8 @@ def _cast(context: Context, dtype: torch.dtype) -> Context:
         assert norm is not None
         return norm(states.to(own)).to(dtype)
 
-    own = (context.residual if context.residual is not None else context.input).dtype  # type: ignore[union-attr]
+    given = context.residual if context.residual is not None else context.input
+    own = dtype if given is None else given.dtype
     return Context(
         residual=None if context.residual is None else context.residual.to(dtype),
         norm=None if norm is None else (lambda states: cast_norm(states, own)),

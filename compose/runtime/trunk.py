@@ -43,6 +43,8 @@ def depth_of(plan: Plan, anatomy: Anatomy) -> int:
         return 0
     if any(p.requires_grad for p in _outside(anatomy)):
         return 0
+    if plan.embedding is not None:
+        return 0
     acting = {layer for layer, _ in plan.programs}
     for layer, rows in zip(anatomy.layers, plan.layers, strict=True):
         trained = any(p.requires_grad for p in layer.layer.parameters())

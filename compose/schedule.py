@@ -46,11 +46,13 @@ class _Scheduler:
         layers: list[LayerRows] = []
         states = self.starts = self._before_layers()
         entry: tuple[int, ...] = (0,)
-        earlier = {1: (0,) * len(states)}
+        earlier = {1: (0,) * len(states), len(states): tuple(range(len(states)))}
+        memory: tuple[int, ...] = (0,)
         for layer in self.backbone.layers:
             if layer.index and layer.index in self.lines[0].embeds:
                 embeds = _Classes(line.embeds[layer.index] for line in self.lines)
                 entry = tuple(states.of[self.graph.inputs(node)[0]] for node in embeds.nodes)
+                memory = tuple(earlier[len(self.starts)][end] for end in entry)
                 states, earlier = embeds, {len(embeds): tuple(range(len(embeds)))}
             parts = [_Classes(line.parts[layer.index, sub.name] for line in self.lines) for sub in layer.sublayers]
             gather = tuple(states.of[self._state(node)] for node in parts[0].nodes)
@@ -66,6 +68,8 @@ class _Scheduler:
         classes = len(states)
         ends = self._after_layers(states)
         aggregates = self.backbone.states_key in self.programs
+        lines = zip(self.graph.states, self.lines, strict=True)
+        starts = {branch: self.starts.of[self._start(line)] for branch, line in lines}
         return Plan(
             expression=self.graph.expression,
             backbone=self.backbone,
@@ -78,6 +82,8 @@ class _Scheduler:
             outputs=tuple(self._output(node) for node in self.graph.outputs),
             training=training,
             given=self._given(states) if aggregates else (),
+            memory=memory,
+            starts=tuple(starts.get(branch) for branch in range(branch_count)),
         )
 
     def _before_layers(self) -> _Classes:

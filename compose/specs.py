@@ -171,6 +171,7 @@ class ActingSpec:
         closing: who closes the site after it.
         row_multiplies: further multiply-adds a row, whatever its tokens.
         pair_multiplies: further multiply-adds for each pair of a row's tokens.
+        tokens: how many tokens it puts among each row's.
     """
 
     layer: int
@@ -183,6 +184,7 @@ class ActingSpec:
     closing: Closing = "backbone"
     row_multiplies: int = 0
     pair_multiplies: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ METHODS = (
     "double_seq_bn",
     "gated",
     "houlsby",
+    "houlsby_inv",
     "leave_out",
     "ln_after_residual",
     "ln_both",
@@ -36,6 +37,7 @@ METHODS = (
     "no_ln_before",
     "parallel",
     "pfeiffer",
+    "pfeiffer_inv_nice",
     "residual_after_ln",
     "scaled_parallel_learned",
 )

@@ -37,8 +37,7 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
         if layer.index and layer.stack != plan.backbone.layers[layer.index - 1].stack:
             after = _back(after, plan.entry)
     if plan.embedding is not None:
-        before = _back(after, plan.embedding.sources)
-        before = dict.fromkeys(before, 0)
+        before = dict.fromkeys(after, 0)
         forks += _parted(*plan.backbone.embed_key, before, after, _why(plan.embedding, before, after))
     return tuple(reversed(forks))
 

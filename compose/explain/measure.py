@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
@@ -132,7 +132,8 @@ def _names(parted: tuple[Branch, ...]) -> tuple[str, ...]:
 def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     found = []
     if plan.embedding is not None:
-        found.append(_outside(plan, plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
+        found.append(_outside(plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
+        batch = replace(batch, tokens=batch.tokens + plan.added_tokens)
     for layer, rows in zip(plan.backbone.layers, plan.layers, strict=True):
         classes, cost = rows.classes, Cost()
         sites: list[tuple[str, tuple[str, ...]]] = []
@@ -147,12 +148,12 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
         forks_before = rows.gather is not None
         found.append(_Layer(layer.index, layer.stack, rows.classes, classes, tuple(sites), cost, forks_before))
     if plan.aggregation is not None:
-        found.append(_outside(plan, plan.aggregation, plan.classes, plan.ends, vocabulary, batch))
+        found.append(_outside(plan.aggregation, plan.classes, plan.ends, vocabulary, batch))
     return found
 
 
 def _outside(
-    plan: Plan, program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch
+    program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch
 ) -> _Layer:
     """What acts before or after the layers."""
     cost = _site_cost(program, vocabulary, batch, batch.tokens)
@@ -170,6 +171,10 @@ def _site_cost(program: SiteProgram, vocabulary: Vocabulary, batch: _Batch, toke
             cost += operation_cost(operation, [made.get(register) for register in inputs], extent, vocabulary)
             if operation.kind == "split":
                 extent = piece(operation.detail[0], extent, batch.tasks)  # type: ignore[arg-type]
+            if operation.kind == "adapter" and operation.detail:
+                extent = extent._replace(tokens=extent.tokens + operation.detail[0])  # type: ignore[operator]
+            elif operation.kind in ("join", "average"):
+                extent = extent._replace(tokens=max(extents[register].tokens for register in inputs))
             extents[output], made[output] = extent, operation
     return cost
 

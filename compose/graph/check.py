@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
 from compose.dsl.check import check_nesting
 from compose.errors import CompileError, Problem
+from compose.graph.lengths import length_problems
 from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
+from compose.graph.where import marked
 
 
 def check(expression: Expression, vocabulary: Vocabulary) -> None:
@@ -22,6 +24,11 @@ def check(expression: Expression, vocabulary: Vocabulary) -> None:
         for what, fields in _problems(node, vocabulary)
         for text, span in [locate(expression, path)]
     ]
+    if not problems:
+        problems = [
+            Problem(what, **marked(expression, node), **fields)  # type: ignore[arg-type]
+            for node, what, fields in length_problems(expression, vocabulary)
+        ]
     if problems:
         raise CompileError(problems)
 

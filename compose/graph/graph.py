@@ -40,7 +40,7 @@ KINDS: dict[str, str] = {
     "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
     "embedded": "the embeddings' output as a value; input: that state",
     "states": "the states of all layers, the last one as the value; input: the last state",
-    "adapter": "an adapter's result; inputs: a value, perhaps its increment",
+    "adapter": "an adapter's result; inputs: a value, perhaps its increment; detail: (tokens that it adds,) or ()",
     "increment": "an adapter's increment; input: a value; detail: (whose options prepare its input,)",
     "fuse": "attention over increments; inputs: the value, candidates; detail: (last, slots)",
     "mixture": "as fuse, but only the mixture, without what it is added to",

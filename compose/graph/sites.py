@@ -103,7 +103,8 @@ class SiteBuilder:
         part = self._part(expression)
         if part is None:
             return Result(node, "backbone", False)
-        return Result(self._add("adapter", [node], name=str(expression)), part.closing, True)
+        detail = (part.tokens,) if part.tokens else ()
+        return Result(self._add("adapter", [node], name=str(expression), detail=detail), part.closing, True)
 
     def increment(self, expression: Expression, node: int, shared: str) -> int:
         """Adds the expression's increment at the value `node`; a node, `ZERO` or `ABSENT`.

@@ -9,12 +9,14 @@ from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.invertible.module import InvertiblePart
 from compose.methods.lora.module import LoraPart
 from compose.methods.part import Part
+from compose.methods.prompt_tuning.module import PromptPart
 from compose.specs import EMBED
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
     "lora": LoraPart,
     "layer_aggregation": AggregationPart,
+    "prompt_tuning": PromptPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec)."""
 

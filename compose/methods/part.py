@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.methods.states import LayerStates
+from compose.methods.tokens import Tokens
 
 
 class Context(NamedTuple):
@@ -21,12 +22,14 @@ class Context(NamedTuple):
         norm: the LayerNorm that closes a post-norm site.
         input: at a linear site, the map's input c [..., tokens, width_in].
         states: at the site `states`, those of all layers.
+        tokens: at the site `embed`, the rows' tokens, where a prompt adds to them.
     """
 
     residual: Tensor | None = None
     norm: Callable[[Tensor], Tensor] | None = None
     input: Tensor | None = None
     states: LayerStates | None = None
+    tokens: Tokens | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -35,6 +38,7 @@ class Context(NamedTuple):
             norm=self.norm,
             input=None if self.input is None else change(self.input),
             states=None if self.states is None else self.states.each(change),
+            tokens=None if self.tokens is None else self.tokens.each(change),
         )
 
 
@@ -148,6 +152,10 @@ class Part(nn.Module):
         """e(y; c), of the shape of y."""
         prepared = self.prepare(y, context)
         return self.finish(self.increment(prepared.input), prepared)
+
+    def context_after(self, context: Context) -> Context:
+        """The context of `forward`'s result: another one where it has more tokens."""
+        return context
 
     @classmethod
     @abstractmethod

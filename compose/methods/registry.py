@@ -11,9 +11,10 @@ from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.presets import PRESETS
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 
 METHODS: Mapping[str, type[Config]] = {
-    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig)
+    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig, PromptTuningConfig)
 }
 
 

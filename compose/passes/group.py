@@ -19,6 +19,7 @@ def group(graph: Graph, context: PassContext) -> Graph:
     for node, operation, inputs in graph.nodes():
         here = [source for source in inputs if graph.operations[source].kind not in ("close", "embed", "fork")]
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
+        whole[node] &= not (operation.kind == "adapter" and operation.detail)  # rows of several lengths from here on
         acts = operation.kind == "adapter"
         depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
         if acts and whole[node] and len(inputs) == 1:

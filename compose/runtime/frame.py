@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compose.methods.fusion.module_fold import Folded
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
+    from compose.runtime.lengths import Longer
     from compose.runtime.rows import Chain
 
 
@@ -31,6 +32,7 @@ class Frame:
         kept: where what each layer is given is kept by its index, and by their number what the last one
             hands on; None if nobody asked.
         folds: products of fusions that were made beforehand, for compiled code.
+        longer: where prompts made rows longer, what the layers begin with; they have acted then.
     """
 
     plan: Plan
@@ -41,6 +43,7 @@ class Frame:
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
     folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
+    longer: Longer | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)
@@ -50,7 +53,15 @@ class Frame:
 
         But for the temperatures of fusions, which fall when the call is over.
         """
-        return Frame(self.plan, self.programs, self.batch, self.selections, self.owner, temperatures=self.temperatures)
+        return Frame(
+            self.plan,
+            self.programs,
+            self.batch,
+            self.selections,
+            self.owner,
+            longer=self.longer,
+            temperatures=self.temperatures,
+        )
 
 
 class Running(threading.local):

@@ -162,7 +162,7 @@ def _layer_input(layer: LayerModules, embed_key: tuple[int, str]) -> Callable[..
             return None
         rows = frame.plan.layers[layer.index]
         states = args[0] if args else kwargs[names[0]]
-        embedded = frame.programs.get(embed_key) if layer.index == 0 else None
+        embedded = frame.programs.get(embed_key) if layer.index == 0 and frame.longer is None else None
         if embedded is not None:
             states = act_on_embedded(frame, embedded, states)
         if frame.kept is not None:

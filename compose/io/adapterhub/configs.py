@@ -47,7 +47,6 @@ class Refusal(NamedTuple):
 
 _BOTTLENECK_REFUSED = (
     Refusal("phm_layer", bool, "PHM layers (Compacter)"),
-    Refusal("inv_adapter", bool, "invertible adapters"),
     Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),
 )
 _LORA_REFUSED = (
@@ -149,6 +148,7 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     old = options.pop("invertible_adapter", None)
     if isinstance(old, dict) and not options.get("inv_adapter"):
         options["inv_adapter"] = old.get("block_type")
+        options["inv_adapter_reduction_factor"] = old.get("reduction_factor")
     unversioned = "version" not in content
     if (unversioned or content.get("type") == "text_task") and "invertible_adapters" not in parts:
         # Old task adapters declare an invertible part that only language adapters had.
@@ -163,10 +163,9 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     inert = (
         *_PHM,
         "phm_layer",
-        "inv_adapter",
-        "inv_adapter_reduction_factor",
         "new_attention_norm",
         "attention_type",
+        *(("inv_adapter_reduction_factor",) if options.get("inv_adapter_reduction_factor") is None else ()),
     )
     kept = {name: value for name, value in options.items() if name not in inert}
     return _made(lambda: BottleneckConfig.make(kept), where)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compose.errors import FileError, Problem
+from compose.errors import FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
@@ -45,6 +45,12 @@ _WITH_NORM = (
     (r"adapter_down\.0\.(weight|bias)", r"norm_before.\1"),
     (r"adapter_down\.1\.(weight|bias)", r"down.\1"),
     (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
+)
+# The first of a coupling block's networks reads the second half of the states, and changes the first.
+_INVERTIBLE = tuple(
+    (rf"{theirs}\.{index}\.(\w+)", rf"{ours}.{module}.\1")
+    for theirs, ours in (("F", "first"), ("G", "second"), ("s2", "first"), ("s1", "second"))
+    for index, module in (("0", "down"), (r"1\.f", "activation"), ("2", "up"))
 )
 _LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
@@ -178,7 +184,7 @@ def _place(
         name: what the file calls it.
         path: the file, for errors.
     """
-    kind, rows = _grammar(config)
+    grammar = _grammar(config)
     placed: dict[str, Tensor] = {}
     problems = []
     for key, tensor in tensors.items():
@@ -186,10 +192,10 @@ def _place(
         if isinstance(place, str):
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=place))
             continue
-        if place.kind == kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
+        if config is None and place.kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
             continue  # it saves every fusion whose name begins with this one's into the file
-        fault = _fault(place, kind, name)
-        parameter = _parameter(place.parameter, rows)
+        fault = _fault(place, grammar, name)
+        parameter = _parameter(place.parameter, grammar.get(place.kind, ()))
         if fault or parameter is None:
             why = fault or f"its config gives it no '{place.parameter}'"
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
@@ -206,17 +212,20 @@ def _place(
     return placed
 
 
-def _grammar(config: Config | None) -> tuple[Kind, tuple[tuple[str, str], ...]]:
+def _grammar(config: Config | None) -> Mapping[Kind, tuple[tuple[str, str], ...]]:
+    """The kinds of weights that a config has, and how their names read."""
     if config is None:
-        return "adapter_fusion_layer", _FUSION
+        return {"adapter_fusion_layer": _FUSION}
     if isinstance(config, LoraConfig):
-        return "loras", _LORA
-    return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
+        return {"loras": _LORA}
+    down = _WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM
+    inverted = {"invertible_adapters": _INVERTIBLE} if getattr(config, "inv_adapter", None) is not None else {}
+    return {"adapters": (*_PLAIN, *down), **inverted}  # type: ignore[dict-item]
 
 
-def _fault(place: Place, kind: Kind, name: str) -> str:
-    if place.kind != kind:
-        return f"it is one of '{place.kind}', the config asks for '{kind}'"
+def _fault(place: Place, kinds: Collection[Kind], name: str) -> str:
+    if place.kind not in kinds:
+        return f"it is one of '{place.kind}', the config asks for {listing(kinds)}"
     return "" if place.name == name else f"it belongs to '{place.name}', the config to '{name}'"
 
 

@@ -38,6 +38,7 @@ METHODS = (
     "parallel",
     "pfeiffer",
     "pfeiffer_inv_nice",
+    "prompt",
     "residual_after_ln",
     "scaled_parallel_learned",
 )

@@ -67,20 +67,15 @@ def joined(values: Sequence[Value]) -> Longer:
     """The values of all classes, one after the other, padded to the longest."""
     longest = max(value.y.shape[1] for value in values)
     every = [value.context.tokens.padded(longest) for value in values if value.context.tokens is not None]
-    positions = [tokens.positions for tokens in every if tokens.positions is not None]
-    tokens = Tokens(
-        torch.cat([tokens.mask for tokens in every]),
-        torch.cat([tokens.places for tokens in every]),
-        torch.cat(positions) if positions else None,
-    )
+    fields = (None if each[0] is None else torch.cat(each) for each in zip(*every, strict=True))
+    tokens = Tokens(*fields)  # type: ignore[arg-type]
     return Longer(torch.cat([padded(value.y, longest) for value in values]), tokens)
 
 
 def _tokens(into: Tokens, own: Tokens, index: slice | Tensor) -> Tokens:
-    positions = into.positions
-    if positions is not None and own.positions is not None:
-        positions = _with_rows(positions, own.positions, index)
-    return Tokens(_with_rows(into.mask, own.mask, index), _with_rows(into.places, own.places, index), positions)
+    pairs = zip(into, own, strict=True)
+    fields = (None if old is None or new is None else _with_rows(old, new, index) for old, new in pairs)
+    return Tokens(*fields)  # type: ignore[arg-type]
 
 
 def _with_rows(into: Tensor, piece: Tensor, index: slice | Tensor) -> Tensor:

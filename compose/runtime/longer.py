@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from compose.backbones.resolve import Anatomy
 from compose.errors import BackboneError, InputError, Problem
 from compose.methods.part import Context
+from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.tokens import Tokens
 from compose.plan import Plan
 from compose.runtime.execute import run_values
@@ -24,6 +25,9 @@ from compose.runtime.lengths import Longer, Value, joined
 from compose.runtime.trunk import TrunkStates, replaced, upper, without_embedded
 
 MASK, POSITIONS = "attention_mask", "position_ids"
+
+RAISED = {"distilbert": 1.0}
+"""What AdapterHub adds to the scores of a prompt's tokens: its masks of this architecture are numbers to be added."""
 
 
 class _Kept(nn.Module):
@@ -67,7 +71,9 @@ def lengthen(
                 f"{type(backbone).__name__} takes no attention mask, so that prompts of one batch must be equally long",
                 hint="prompts of one prompt_length, or a plan for each",
             )
-        following[MASK] = longer.tokens.mask
+        seeing = longer.tokens.seeing is not None
+        raised = RAISED.get(frame.plan.backbone.architecture, 0.0)
+        following[MASK] = longer.tokens.attended(longer.states.dtype, raised) if seeing else longer.tokens.mask
     if longer.tokens.positions is not None:
         following[POSITIONS] = longer.tokens.positions
     if "pixel_values" not in given:
@@ -114,15 +120,14 @@ def _embedded(backbone: Any, anatomy: Anatomy, given: Mapping[str, Any]) -> Tens
 
 def _longer(frame: Frame, states: Tensor, given: Mapping[str, Any]) -> Longer:
     bound = frame.programs[frame.plan.backbone.embed_key]
-    rows, tokens = states.shape[:2]
     mask = given.get(MASK)
+    padded = mask is not None
     if mask is None:
-        mask = torch.ones(rows, tokens, dtype=torch.long, device=states.device)
-    places = torch.arange(tokens, device=states.device).expand(rows, -1)
-    positions = given.get(POSITIONS)
-    if positions is not None:
-        positions = positions.expand(rows, -1)
-    context = Context(tokens=Tokens(mask, places, positions))
+        mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+    steps = (operation for step in bound.steps for operation in step.operations)
+    parts = [operation.part for operation in steps if isinstance(operation.part, PromptPart)]
+    seeing = padded and any(part.config.adapterhub_mask for part in parts)
+    context = Context(tokens=Tokens.of(mask, given.get(POSITIONS), seeing))
     value = Value(states.to(bound.dtype), context)
     longer = joined(run_values(frame, bound, [value] * bound.program.classes))
     return longer._replace(states=longer.states.to(states.dtype))

@@ -33,6 +33,7 @@ from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
+from compose.runtime.prompts import start_from_text
 from compose.runtime.precision import precision_of
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
@@ -114,6 +115,7 @@ class Model(nn.Module):
         """
         self.adapters.require_free(name)
         adapter = Adapter(name, make_config(config, **options), self.spec)
+        start_from_text(self, adapter)
         self.register(self.adapters, name, adapter)
         return adapter
 

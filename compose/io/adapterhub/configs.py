@@ -15,6 +15,7 @@ from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.registry import make_config
 
 Made = TypeVar("Made")
@@ -30,7 +31,6 @@ _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
 _METHODS = {
     "prefix_tuning": "prefix tuning",
-    "prompt_tuning": "prompt tuning",
     "reft": "ReFT",
     "union": "a union of methods",
     "mtl_lora": "MTL-LoRA",
@@ -84,14 +84,17 @@ def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: fr
     architecture = config.get("architecture")
     if isinstance(architecture, str) and architecture in _METHODS:
         raise FileError(f"{_METHODS[architecture]} is not supported yet", where=where)
-    if architecture not in (None, "bottleneck", "lora"):
+    if architecture not in (None, "bottleneck", "lora", "prompt_tuning"):
         raise FileError(
             f"there is no architecture {shorten(architecture)}",
             where=where,
             got=str(architecture)[:64],
-            legal=("bottleneck", "lora"),
+            legal=("bottleneck", "lora", "prompt_tuning"),
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
+    if architecture == "prompt_tuning":
+        encoder = all(stack.stack == "encoder" for stack in keys.stacks)
+        return _made(lambda: PromptTuningConfig.make({**options, "adapterhub_mask": encoder}), where)
     if architecture == "lora":
         return _lora(options, content, keys, parts, where)
     return _bottleneck(options, content, parts, where)

@@ -18,6 +18,7 @@ from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.specs import BackboneSpec
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")
@@ -52,6 +53,7 @@ _INVERTIBLE = tuple(
     for theirs, ours in (("F", "first"), ("G", "second"), ("s2", "first"), ("s1", "second"))
     for index, module in (("0", "down"), (r"1\.f", "activation"), ("2", "up"))
 )
+_PROMPT = ((r"prompt_embedding\.weight", "weight"),)
 _LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
@@ -218,6 +220,8 @@ def _grammar(config: Config | None) -> Mapping[Kind, tuple[tuple[str, str], ...]
         return {"adapter_fusion_layer": _FUSION}
     if isinstance(config, LoraConfig):
         return {"loras": _LORA}
+    if isinstance(config, PromptTuningConfig):
+        return {"prompt_tunings": _PROMPT}
     down = _WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM
     inverted = {"invertible_adapters": _INVERTIBLE} if getattr(config, "inv_adapter", None) is not None else {}
     return {"adapters": (*_PLAIN, *down), **inverted}  # type: ignore[dict-item]

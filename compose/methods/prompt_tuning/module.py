@@ -54,7 +54,8 @@ class PromptPart(Part):
         """The tokens are others by now."""
         if context.tokens is None:
             return context
-        return context._replace(tokens=context.tokens.longer(self.config.place, len(self.weight)))
+        tokens = context.tokens.longer(self.config.place, len(self.weight), self.config.adapterhub_mask)
+        return context._replace(tokens=tokens)
 
     @classmethod
     def grouped(cls, parts: Sequence[PromptPart], ys: Tensor, context: Context) -> Tensor:

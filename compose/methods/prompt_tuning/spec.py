@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from compose.errors import Problem
-from compose.methods.config import COUNT, SEED, Config, Option, choice, is_number, option
+from compose.errors import ConfigError, Problem
+from compose.methods.config import COUNT, FLAG, SEED, Config, Option, choice, is_number, option
 from compose.specs import ActingSpec, AdapterSpec, BackboneSpec
 
 SCALE = Option(lambda value: is_number(value) and value >= 0, "a number of at least 0", normal=float)
@@ -24,6 +24,9 @@ class PromptTuningConfig(Config):
         prompt_init_text: that text; its tokens are repeated, or cut, to the length.
         random_uniform_scale: they are drawn from minus this to this.
         combine: `prefix`, before the row's first token, or `prefix_after_bos`, after it.
+        adapterhub_mask: attention is masked as AdapterHub does: the prompt's own tokens attend to the text's
+            padding, so that a row's result depends on how far its batch is padded; on DistilBERT a padded batch
+            attends to prompts more (scores are 1 higher). It is set for what is read from AdapterHub's files.
         init_weights_seed: seed of the draw; the global generator otherwise.
 
     Raises:
@@ -37,6 +40,7 @@ class PromptTuningConfig(Config):
     prompt_init_text: str | None = option(None, TEXT)
     random_uniform_scale: float = option(0.5, SCALE)
     combine: str = option("prefix", choice("prefix", "prefix_after_bos"))
+    adapterhub_mask: bool = option(False, FLAG)
     init_weights_seed: int | None = option(None, SEED)
 
     @classmethod
@@ -59,6 +63,13 @@ class PromptTuningConfig(Config):
 
     def describe(self, name: str, backbone: BackboneSpec) -> AdapterSpec:
         """One part, at the embeddings; see `Config.describe`."""
+        if self.adapterhub_mask and (backbone.causal or backbone.encoder_decoder):
+            raise ConfigError(
+                f"adapterhub_mask=True has no meaning on a backbone of architecture '{backbone.architecture}'",
+                where=self.method,
+                why="AdapterHub has prompts of encoders alone",
+                hint="adapterhub_mask=False",
+            )
         layer, site = backbone.embed_key
         part = ActingSpec(
             layer=layer,
@@ -67,7 +78,7 @@ class PromptTuningConfig(Config):
             parameters=self.prompt_length * backbone.hidden_size,
             multiplies=0,
             increment_multiplies=0,
-            shape=(self.method, self.prompt_length, self.place),
+            shape=(self.method, self.prompt_length, self.place, self.adapterhub_mask),
             tokens=self.prompt_length,
         )
         return AdapterSpec(name, self.method, (part,), fusible=False)

@@ -95,7 +95,7 @@ class _Scheduler:
         leaving = [self.graph.inputs(close)[0] for close in ends.nodes]
         if self._add(key, values.nodes, leaving, ends.nodes) is not None:
             return ends
-        states.of |= {end: 0 for end in ends.nodes}  # nothing acts: all begin with what the embeddings give
+        states.of |= dict.fromkeys(ends.nodes, 0)  # nothing acts: all begin with what the embeddings give
         return states
 
     def _after_layers(self, states: _Classes) -> dict[int, int]:

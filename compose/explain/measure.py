@@ -152,9 +152,7 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     return found
 
 
-def _outside(
-    program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch
-) -> _Layer:
+def _outside(program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch) -> _Layer:
     """What acts before or after the layers."""
     cost = _site_cost(program, vocabulary, batch, batch.tokens)
     acts = ((program.site, Acts(program).texts()),)

@@ -49,9 +49,7 @@ def _through_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabu
     return state
 
 
-def _outside(
-    graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary, kind: str, key: tuple[int, str]
-) -> int:
+def _outside(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary, kind: str, key: tuple[int, str]) -> int:
     """Before or after the layers: what acts there. A branch in which nothing does hands its own state on."""
     layer, site = key
     node = graph.add(Operation(kind, layer, site), [state])

@@ -51,9 +51,7 @@ def layout_of(expression: Expression, vocabulary: Vocabulary) -> Layout:
     return (part.shape,) if part is not None and part.tokens else ()
 
 
-def _average_problems(
-    average: Average, vocabulary: Vocabulary
-) -> Iterator[tuple[Expression, str, dict[str, str]]]:
+def _average_problems(average: Average, vocabulary: Vocabulary) -> Iterator[tuple[Expression, str, dict[str, str]]]:
     layouts = {layout_of(child, vocabulary) for child in average.children}
     if layouts == {()}:
         return

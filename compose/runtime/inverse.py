@@ -74,11 +74,12 @@ def invertible_names(
     if isinstance(expression, Drop) and is_dropped(expression, vocabulary.backbone.embed_key, vocabulary.backbone):
         return ()
     if not isinstance(expression, Block):
-        return (expression,) if _is_invertible(expression, vocabulary) else ()
+        return (expression,) if expression is not None and _is_invertible(expression, vocabulary) else ()
     children = [invertible_names(child, rows, vocabulary) for child in expression.children]
     if isinstance(expression, BatchSplit | Route):
         own = [child for (selector, _), child in zip(pieces(expression), children, strict=True) if selector in rows]
-        children = own or [*children, ()]  # where a Route sends other rows, nothing acts
+        # Rows that a Route sends to a task of another one meet none of its children.
+        children = own or [*children, *([()] if isinstance(expression, Route) else [])]
     if isinstance(expression, BatchSplit | Route | Split | Average):
         return children[0] if len(set(children)) == 1 else None
     if None in children:
@@ -86,9 +87,7 @@ def invertible_names(
     return tuple(name for child in children for name in child or ())
 
 
-def _is_invertible(name: str | None, vocabulary: Vocabulary) -> bool:
-    if name is None:
-        return False
+def _is_invertible(name: str, vocabulary: Vocabulary) -> bool:
     adapter = vocabulary.adapters[name]
     return adapter.method == "bottleneck" and vocabulary.backbone.embed_key in adapter.by_site
 

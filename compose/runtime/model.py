@@ -33,8 +33,8 @@ from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
-from compose.runtime.prompts import start_from_text
 from compose.runtime.precision import precision_of
+from compose.runtime.prompts import start_from_text
 from compose.runtime.regimes import Regime, Trainable, train_only
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.summary import Summary, summarize

@@ -291,7 +291,8 @@ class RunnablePlan:
         frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept)
         model.hooks.checkpointing.prepare()
         entering = given
-        if plan.added_tokens:
+        # Aggregation reads what a prompt or an invertible part made of the embeddings, checkpoints or not.
+        if plan.added_tokens or (plan.embedding is not None and plan.aggregation is not None):
             backbone, entering = lengthen(backbone, model.hooks.anatomy, frame, given)
         states = self._run_backbone(backbone, frame, entering)
         if plan.aggregation is not None:

@@ -194,7 +194,12 @@ def _place(
         if isinstance(place, str):
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=place))
             continue
-        if config is None and place.kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
+        if (
+            config is None
+            and place.kind == "adapter_fusion_layer"
+            and place.name != name
+            and place.name.startswith(name)
+        ):
             continue  # it saves every fusion whose name begins with this one's into the file
         fault = _fault(place, grammar, name)
         parameter = _parameter(place.parameter, grammar.get(place.kind, ()))

@@ -49,13 +49,15 @@ class _Scheduler:
 
     def plan(self, branch_count: int, training: bool) -> Plan:
         layers: list[LayerRows] = []
-        states = _Classes(line.embeds[0] for line in self.lines)
+        states = self.starts = self._before_layers()
         entry: tuple[int, ...] = (0,)
-        earlier = {1: (0,) * len(states)}
+        earlier = {1: (0,) * len(states), len(states): tuple(range(len(states)))}
+        memory: tuple[int, ...] = (0,)
         for layer in self.backbone.layers:
             if layer.index and layer.index in self.lines[0].embeds:
                 embeds = _Classes(line.embeds[layer.index] for line in self.lines)
                 entry = tuple(states.of[self.graph.inputs(node)[0]] for node in embeds.nodes)
+                memory = tuple(earlier[len(self.starts)][end] for end in entry)
                 states, earlier = embeds, {len(embeds): tuple(range(len(embeds)))}
             parts = [_Classes(line.parts[layer.index, sub.name] for line in self.lines) for sub in layer.sublayers]
             gather = tuple(states.of[self._state(node)] for node in parts[0].nodes)
@@ -72,6 +74,8 @@ class _Scheduler:
         classes = len(states)
         ends = self._after_layers(states)
         aggregates = self.backbone.states_key in self.programs
+        lines = zip(self.graph.states, self.lines, strict=True)
+        starts = {branch: self.starts.of[self._start(line)] for branch, line in lines}
         return Plan(
             expression=self.graph.expression,
             backbone=self.backbone,
@@ -84,7 +88,21 @@ class _Scheduler:
             outputs=tuple(self._output(node) for node in self.graph.outputs),
             training=training,
             given=self._given(states) if aggregates else (),
+            memory=memory,
+            starts=tuple(starts.get(branch) for branch in range(branch_count)),
         )
+
+    def _before_layers(self) -> _Classes:
+        """Schedules what acts on the embeddings' output; the classes that come to the first layer."""
+        states, key = _Classes(line.embeds[0] for line in self.lines), self.backbone.embed_key
+        if key not in self.lines[0].closes:
+            return states
+        values, ends = (_Classes(getattr(line, what)[key] for line in self.lines) for what in ("parts", "closes"))
+        leaving = [self.graph.inputs(close)[0] for close in ends.nodes]
+        if self._add(key, values.nodes, leaving, ends.nodes) is not None:
+            return ends
+        states.of |= dict.fromkeys(ends.nodes, 0)  # nothing acts: all begin with what the embeddings give
+        return states
 
     def _after_layers(self, states: _Classes) -> dict[int, int]:
         """Schedules what acts on all layers' states; for each branch its class among those that heads read."""
@@ -105,13 +123,17 @@ class _Scheduler:
         """For each layer and each class at the end of the layers the class at the layer's input."""
         layers = self.backbone.layers
         last = {line.end(layers[-1]): line for line in self.lines}
-        inputs = [_Classes(line.embeds[0] for line in self.lines)]
+        inputs = [self.starts]
         inputs += [_Classes(line.end(layer) for line in self.lines) for layer in layers[:-1]]
         found = []
         for number, classes in enumerate(inputs):
-            nodes = [last[end].end(layers[number - 1]) if number else last[end].embeds[0] for end in ends.nodes]
+            nodes = [last[end].end(layers[number - 1]) if number else self._start(last[end]) for end in ends.nodes]
             found.append(tuple(classes.of[node] for node in nodes))
         return tuple(found)
+
+    def _start(self, line: _Line) -> int:
+        """The state with which a branch comes to the first layer."""
+        return line.closes.get(self.backbone.embed_key, line.embeds[0])
 
     def _layer_programs(self, layer: LayerSpec, parts: list[_Classes], states: _Classes) -> bool:
         """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
@@ -199,8 +221,8 @@ class _Scheduler:
         return None
 
     def _root(self, node: int) -> int:
-        """The value that a node of a site starts from: a part, a linear map's output, a layer's or all layers'."""
-        while self.graph.operation(node).kind not in ("part", "linear", "layer", "states"):
+        """The value that a node of a site starts from: a part, a linear map's output, or states."""
+        while self.graph.operation(node).kind not in ("part", "linear", "embedded", "layer", "states"):
             node = self.graph.inputs(node)[0]
         return node
 

@@ -17,6 +17,8 @@ SUBLAYERS = ("attn", "cross.attn", "ffn")
 LINEARS = {"attn": ("q", "k", "v", "o"), "ffn": ("in", "out")}
 STATES = "states"
 """The site after the layers: y is the backbone's last state, its context the states of all layers."""
+EMBED = "embed"
+"""The site before the layers: y is what the embeddings hand to the first of them; an encoder-decoder's encoder's."""
 
 LAYER = "layer"
 """The site after a layer's last sub-layer: y is the layer's output."""
@@ -41,16 +43,16 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `layer`, `states`, ...
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `embed`, `layer`, `states`, ...
         kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `layer` (y is a
-            layer's output) or `states`.
+            layer's output), `embed` or `states`.
         width_in: width of the context c: the map's input, or the hidden size.
         width_out: width of the value y.
         memory: the map reads the encoder's states (keys and values of cross-attention).
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "layer", "states"]
+    kind: Literal["sublayer", "linear", "embed", "layer", "states"]
     width_in: int
     width_out: int
     memory: bool = False
@@ -145,6 +147,11 @@ class BackboneSpec:
         """The (layer, site) of what acts on all layers' states: no layer's, so the number after the last."""
         return (len(self.layers), STATES)
 
+    @property
+    def embed_key(self) -> tuple[int, str]:
+        """The (layer, site) of what acts on the embeddings' output: no layer's, so the number before the first."""
+        return (-1, EMBED)
+
     def site(self, layer: int, name: str) -> SiteSpec:
         """A site by (layer, site).
 
@@ -153,6 +160,8 @@ class BackboneSpec:
         """
         if (layer, name) == self.states_key:
             return SiteSpec(STATES, "states", self.hidden_size, self.hidden_size)
+        if (layer, name) == self.embed_key:
+            return SiteSpec(EMBED, "embed", self.hidden_size, self.hidden_size)
         if not 0 <= layer < len(self.layers):
             raise KeyError((layer, name))
         return self.layers[layer].sites[name]
@@ -181,6 +190,7 @@ class ActingSpec:
             `multiplies` and `increment_multiplies` count for them alone. None: it acts on all tokens.
         columns: columns of its increment's up-projection, where these are not as many as its rank, and one for
             a constant term; else 0.
+        added_tokens: how many tokens it puts among each row's.
     """
 
     layer: int
@@ -199,8 +209,9 @@ class ActingSpec:
     reads_weights: bool = False
     ends: tuple[int, ...] | None = None
     columns: int = 0
+    added_tokens: int = 0
 
-    def tokens(self, tokens: int) -> int:
+    def acted(self, tokens: int) -> int:
         """On how many of a row's tokens it acts."""
         return tokens if self.ends is None else sum(min(end, tokens) for end in self.ends)
 

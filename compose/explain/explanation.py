@@ -9,10 +9,16 @@ from compose.dsl import Expression, to_json, to_text
 from compose.explain.tree import tree
 from compose.graph.draw import dot, mermaid
 from compose.graph.graph import Graph
-from compose.specs import STATES
+from compose.specs import EMBED, STATES
 
 BYTES = 4
 """Of a weight; costs are given for float32."""
+
+
+OUTSIDE = {EMBED: "the embeddings' output", STATES: "all layers' states"}
+"""What is acted on at a site outside the layers."""
+PARTING = {EMBED: "after the embeddings", STATES: "after the layers"}
+"""Where branches part that do so outside the layers."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class LayerRange:
     Args:
         first: index of the first layer.
         last: index of the last.
-        stack: `encoder` or `decoder`; `states` for what comes after the layers and reads the states of all.
+        stack: `encoder` or `decoder`; `embed` for what acts on the embeddings' output; `states` for what comes
+            after the layers and reads the states of all.
         classes: groups of branches that are computed together, at the range's input.
         classes_after: the same at its output: more where branches part.
         rows: rows at its input.
@@ -191,8 +198,8 @@ class Explanation:
         for layers in self.ranges:
             where = f"layer {layers.first}" if layers.first == layers.last else f"layers {layers.first}-{layers.last}"
             stack = f" ({layers.stack})" if self.decoder_tokens is not None else ""
-            if layers.stack == STATES:
-                where, stack = "all layers' states", ""
+            if layers.stack in OUTSIDE:
+                where, stack = OUTSIDE[layers.stack], ""
             lines.append(
                 f"{where}{stack}: {self._rows_of(layers)}, {readable(layers.flops)}FLOPs, "
                 f"{readable(layers.bytes)}B of weights"
@@ -214,8 +221,8 @@ class Explanation:
 
     def _fork_line(self, fork: Fork) -> str:
         where = f"after {fork.site} of layer {fork.layer}" if fork.site else f"at the input of layer {fork.layer}"
-        if fork.site == STATES:
-            where = "after the layers"
+        if fork.site in PARTING:
+            where = PARTING[fork.site]
         groups = (", ".join(self.branches[branch] for branch in group) for group in fork.branches)
         return f"{where}: {' | '.join(groups)}; {fork.why}"
 

@@ -36,6 +36,9 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
             after = before
         if layer.index and layer.stack != plan.backbone.layers[layer.index - 1].stack:
             after = _back(after, plan.entry)
+    if plan.embedding is not None:
+        before = dict.fromkeys(after, 0)
+        forks += _parted(*plan.backbone.embed_key, before, after, _why(plan.embedding, before, after))
     return tuple(reversed(forks))
 
 

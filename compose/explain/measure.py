@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 
@@ -131,6 +131,9 @@ def _names(parted: tuple[Branch, ...]) -> tuple[str, ...]:
 
 def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     found = []
+    if plan.embedding is not None:
+        found.append(_outside(plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
+        batch = replace(batch, tokens=batch.tokens + plan.added_tokens)
     for layer, rows in zip(plan.backbone.layers, plan.layers, strict=True):
         classes, cost = rows.classes, Cost()
         sites: list[tuple[str, tuple[str, ...]]] = []
@@ -150,11 +153,15 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
         forks_before = rows.gather is not None
         found.append(_Layer(layer.index, layer.stack, rows.classes, classes, tuple(sites), cost, forks_before))
     if plan.aggregation is not None:
-        index, name = plan.backbone.states_key
-        cost = _site_cost(plan.aggregation, vocabulary, batch, batch.tokens)
-        acts = ((name, Acts(plan.aggregation).texts()),)
-        found.append(_Layer(index, name, plan.classes, plan.ends, acts, cost, False))
+        found.append(_outside(plan.aggregation, plan.classes, plan.ends, vocabulary, batch))
     return found
+
+
+def _outside(program: SiteProgram, classes: int, classes_after: int, vocabulary: Vocabulary, batch: _Batch) -> _Layer:
+    """What acts before or after the layers."""
+    cost = _site_cost(program, vocabulary, batch, batch.tokens)
+    acts = ((program.site, Acts(program).texts()),)
+    return _Layer(program.layer, program.site, classes, classes_after, acts, cost, False)
 
 
 def _site_cost(program: SiteProgram, vocabulary: Vocabulary, batch: _Batch, tokens: int) -> Cost:
@@ -167,6 +174,10 @@ def _site_cost(program: SiteProgram, vocabulary: Vocabulary, batch: _Batch, toke
             cost += operation_cost(operation, [made.get(register) for register in inputs], extent, vocabulary)
             if operation.kind == "split":
                 extent = piece(operation.detail[0], extent, batch.tasks)  # type: ignore[arg-type]
+            if operation.kind == "adapter" and operation.detail:
+                extent = extent._replace(tokens=extent.tokens + operation.detail[0])  # type: ignore[operator]
+            elif operation.kind in ("join", "average"):
+                extent = extent._replace(tokens=max(extents[register].tokens for register in inputs))
             extents[output], made[output] = extent, operation
     return cost
 

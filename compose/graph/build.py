@@ -18,13 +18,17 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     parted = branches(expression)
     check(expression, vocabulary)
     acted = frozenset(key for name in leaves(expression) for key in vocabulary.adapters[name].by_site)
-    aggregates = vocabulary.backbone.states_key in acted
+    backbone = vocabulary.backbone
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
+        if backbone.embed_key in acted:
+            state = _on_state(graph, branch, "embedded", backbone.embed_key, state, vocabulary)
         state = _through_layers(graph, branch, state, acted, vocabulary)
-        graph.states[number] = _over_layers(graph, branch, state, vocabulary) if aggregates else state
+        if backbone.states_key in acted:
+            state = _on_state(graph, branch, "states", backbone.states_key, state, vocabulary)
+        graph.states[number] = state
     for number, branch in enumerate(parted):
         for output in outputs(branch):
             operation = Operation("head", name=output.head or "", detail=(number, output.task, output.rows))
@@ -47,11 +51,6 @@ def _through_layers(
         if (layer.index, LAYER) in acted:
             state = _on_state(graph, branch, "layer", (layer.index, LAYER), state, vocabulary)
     return state
-
-
-def _over_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary) -> int:
-    """After the layers: what acts on the states of all of them."""
-    return _on_state(graph, branch, "states", vocabulary.backbone.states_key, state, vocabulary)
 
 
 def _on_state(graph: Graph, branch: Branch, kind: str, key: tuple[int, str], state: int, vocabulary: Vocabulary) -> int:

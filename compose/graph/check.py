@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
 from compose.dsl.check import check_nesting
 from compose.errors import CompileError, Problem
+from compose.graph.lengths import length_problems
 from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
+from compose.graph.where import marked
 
 
 def check(expression: Expression, vocabulary: Vocabulary) -> None:
@@ -22,6 +24,11 @@ def check(expression: Expression, vocabulary: Vocabulary) -> None:
         for what, fields in _problems(node, vocabulary)
         for text, span in [locate(expression, path)]
     ]
+    if not problems:
+        problems = [
+            Problem(what, **marked(expression, node), **fields)  # type: ignore[arg-type]
+            for node, what, fields in length_problems(expression, vocabulary)
+        ]
     if problems:
         raise CompileError(problems)
 
@@ -83,8 +90,16 @@ def check_fusible(fuse: Fuse, vocabulary: Vocabulary) -> None:
 
 
 def _unfusible(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, dict[str, object]]]:
-    for name in leaves(fuse):
+    for name in dict.fromkeys(leaves(fuse)):
         spec = vocabulary.adapters[name]
+        if spec.fusible and vocabulary.backbone.embed_key in spec.by_site:
+            yield (
+                f"'{name}' has an invertible part, which cannot be fused",
+                {
+                    "why": "what it does to the embeddings is no increment that could be weighed",
+                    "hint": f"Stack('{name}', Fuse(...))",
+                },
+            )
         if not spec.fusible:
             yield (
                 f"'{name}' cannot be fused",

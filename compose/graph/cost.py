@@ -121,7 +121,7 @@ def _acting(
     operation: Operation, shared: Sequence[Operation | None], site: SiteSpec, part: ActingSpec, tokens: int
 ) -> tuple[int, int]:
     """Multiply-adds a row of so many tokens, and weights."""
-    acted, up = part.tokens(tokens), (part.columns or part.rank) * site.width_out
+    acted, up = part.acted(tokens), (part.columns or part.rank) * site.width_out
     if operation.kind == "adapter" and shared:
         # Its increment is there already, or all of it but the up-projection, which meets every token.
         factors = any(source is not None and source.form == "low_rank" for source in shared)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from compose.graph.graph import Graph, Operation
-from compose.specs import STATES
+from compose.specs import EMBED, STATES
 
 SHOWN = frozenset({"adapter", "increment", "fuse", "mixture", "average", "sum", "split", "join", "fill"})
 NAMED = frozenset({"adapter", "increment", "fuse", "mixture"})
@@ -79,6 +79,8 @@ def picture(graph: Graph) -> list[Box]:
         if operation.site == STATES:
             box.title = "all layers' states" if operation.kind == "states" else "after the layers"
             box.lines = _lines(graph, nodes)
+        elif operation.site == EMBED:
+            box.title, box.lines = "after the embeddings", _lines(graph, nodes)
         elif not box.title:
             run = _sublayers(graph, nodes).get(operation.layer, ())
             box.lines, box.layers = _lines(graph, nodes), (operation.layer, operation.layer)

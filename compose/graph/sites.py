@@ -75,7 +75,8 @@ def dropped_layers(drop: Drop, count: int) -> frozenset[int]:
 def is_dropped(drop: Drop, key: tuple[int, str], backbone: BackboneSpec) -> bool:
     """Whether a Drop leaves out what it wraps at a (layer, site); what is no layer's goes with all layers."""
     gone = dropped_layers(drop, len(backbone.layers))
-    return len(gone) == len(backbone.layers) if key == backbone.states_key else key[0] in gone
+    outside = key in (backbone.embed_key, backbone.states_key)
+    return len(gone) == len(backbone.layers) if outside else key[0] in gone
 
 
 def pieces(expression: Split | BatchSplit | Route) -> list[tuple[Selector, Expression]]:
@@ -102,7 +103,8 @@ class SiteBuilder:
         part = self._part(expression)
         if part is None:
             return Result(node, "backbone", False)
-        return Result(self._add("adapter", [node], name=str(expression)), part.closing, True)
+        detail = (part.added_tokens,) if part.added_tokens else ()
+        return Result(self._add("adapter", [node], name=str(expression), detail=detail), part.closing, True)
 
     def increment(self, expression: Expression, node: int, shared: str) -> int:
         """Adds the expression's increment at the value `node`; a node, `ZERO` or `ABSENT`.

@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Iterator
 
 from compose.graph.graph import ACTING, KINDS, Graph, Operation
 from compose.graph.sites import Vocabulary
-from compose.specs import LAYER, LayerSpec
+from compose.specs import EMBED, LAYER, LayerSpec
 from compose.specs import STATES as STATES_SITE
 
 STATES = frozenset({"embed", "fork", "close"})
 """Kinds that give a state: what goes from one sub-layer to the next."""
-VALUES = frozenset({"linear", "part", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"})
+VALUES = frozenset(
+    {"linear", "part", "embedded", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"}
+)
 """Kinds that give a value at a site."""
 INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
 """Kinds that give an increment at a site."""
@@ -102,7 +104,7 @@ class _Verifier:
 
     def _input_kinds(self, operation: Operation, kinds: list[str]) -> Iterator[str]:
         legal: list[Collection[str]]
-        if operation.kind in ("embed", "fork", "linear", "part", "layer", "states", "head"):
+        if operation.kind in ("embed", "embedded", "fork", "linear", "part", "layer", "states", "head"):
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
         elif operation.kind in (*FUSIONS, "fill"):
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
@@ -121,11 +123,12 @@ class _Verifier:
     def _place(self, node: int, operation: Operation) -> Iterator[str]:
         if operation.kind in ("embed", "fork", "head"):
             return
-        key = self.vocabulary.backbone.states_key
-        if (operation.layer, operation.site) == key:
+        backbone, key = self.vocabulary.backbone, (operation.layer, operation.site)
+        if key in (backbone.embed_key, backbone.states_key):
             yield from self._weights(operation)
             sources = (self.graph.operation(source) for source in self.graph.inputs(node))
-            if operation.kind != "states" and any((other.layer, other.site) != key for other in sources):
+            enters = operation.kind in ("embedded", "states")
+            if not enters and any((other.layer, other.site) != key for other in sources):
                 yield "it reads a value of another site"
             return
         if not 0 <= operation.layer < len(self.layers):
@@ -213,7 +216,7 @@ class _Verifier:
             embeds: list[int] = []
             while True:
                 operation = self.graph.operation(node)
-                if operation.site in (STATES_SITE, LAYER):
+                if operation.site in (EMBED, LAYER, STATES_SITE):
                     pass
                 elif operation.kind == "close":
                     passed.append((operation.layer, operation.site))

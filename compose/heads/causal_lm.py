@@ -19,10 +19,14 @@ TOP = 5
 
 
 class CausalLMHead(Head):
-    """Logits `[rows, tokens, vocabulary]`. The labels are the input ids, -100 where not counted."""
+    """Logits `[rows, tokens, vocabulary]`. The labels are the input ids, -100 where not counted.
+
+    What invertible adapters do to the embeddings is undone before the map to the vocabulary, as in MAD-X.
+    """
 
     config: CausalLMConfig
     per_token: ClassVar[bool] = True
+    reads_inverse: ClassVar[bool] = True
 
     def __init__(self, name: str, config: CausalLMConfig, host: Host) -> None:
         super().__init__(name, config)
@@ -32,6 +36,7 @@ class CausalLMHead(Head):
         width = host.spec.hidden_size
         inner = (config.embedding_size or width) if config.layers > 1 else width
         eps = host.norm_eps if config.layer_norm_eps is None else config.layer_norm_eps
+        self.inner_width = inner
         widths = [width] + [inner] * (config.layers - 1)
         self.dense = nn.ModuleList(
             linear(before, inner, True, host.deviation) for before in widths[: config.layers - 1]
@@ -58,6 +63,8 @@ class CausalLMHead(Head):
             states = self.activation(dense(states))
             if self.config.layer_norm:
                 states = self.norm[index](states)
+        if inputs.inverse is not None:
+            states = inputs.inverse(states)
         return self.out(states)
 
     def loss(self, logits: Tensor, labels: Tensor, inputs: HeadInput) -> Tensor:

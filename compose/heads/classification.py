@@ -63,7 +63,7 @@ class ClassificationHead(Head):
                 raise InputError("the backbone gives no pooled output", where=self.where, hint="use_pooler=False")
             return inputs.pooled
         if self.pooling == "first":
-            return states[:, 0]
+            return states[:, 0] if inputs.first is None else inputs.first
         if self.pooling == "mean":
             if mask is None:
                 return states.mean(1)

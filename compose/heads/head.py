@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -25,12 +25,17 @@ class HeadInput(NamedTuple):
         pooled: `[rows, width]`, its pooled output, if it has one.
         attention_mask: `[rows, tokens]`, 0 where padded; None: nothing is.
         input_ids: `[rows, tokens]`, None for images.
+        inverse: undoes the branch's invertible adapters, `[rows, tokens, width]`; None: it has none.
+        first: `[rows, width]`, the state at the first position where a prompt may stand before the row's own
+            tokens; None: that of `states`.
     """
 
     states: Tensor
     pooled: Tensor | None = None
     attention_mask: Tensor | None = None
     input_ids: Tensor | None = None
+    inverse: Callable[[Tensor], Tensor] | None = None
+    first: Tensor | None = None
 
 
 class Host(NamedTuple):
@@ -88,10 +93,14 @@ class Head(nn.Module):
     Attributes:
         per_token: whether the logits are `[rows, tokens, ...]`.
         needs_words: whether `decode` reads the source's words.
+        reads_inverse: whether its last map, to the vocabulary, reads states after `HeadInput.inverse`.
+        inner_width: then, the width that this map reads.
     """
 
     per_token: ClassVar[bool] = False
     needs_words: ClassVar[bool] = False
+    reads_inverse: ClassVar[bool] = False
+    inner_width: int = 0
 
     def __init__(self, name: str, config: HeadConfig) -> None:
         super().__init__()

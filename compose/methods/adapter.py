@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from compose.methods.config import Config
-from compose.methods.modules import PARTS, SHARED
+from compose.methods.modules import SHARED, part_of
 from compose.methods.part import Part
 from compose.methods.tensors import SHARED_PREFIX, canonical, key_of, load_strictly
 from compose.specs import BackboneSpec
@@ -31,18 +31,14 @@ class Adapter(nn.Module):
         self.name = name
         self.config = config
         self.spec = config.describe(name, backbone)
-        build = cast(Callable[..., Part], PARTS[config.method])
         share = cast(Callable[..., nn.Module] | None, SHARED.get(config.method))
         self.shared = None if share is None else share(config, self.spec, backbone)
         common = () if self.shared is None else (self.shared,)
-        self.parts = nn.ModuleDict(
-            {
-                key_of(acting.layer, acting.site): build(
-                    config, acting, backbone.site(acting.layer, acting.site), *common
-                )
-                for acting in self.spec.parts
-            }
-        )
+        self.parts = nn.ModuleDict()
+        for acting in self.spec.parts:
+            build = cast(Callable[..., Part], part_of(config.method, acting.site))
+            part = build(config, acting, backbone.site(acting.layer, acting.site), *common)
+            self.parts[key_of(acting.layer, acting.site)] = part
 
     def part(self, layer: int, site: str) -> Part:
         """Its part at a (layer, site) of its spec.

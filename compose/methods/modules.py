@@ -10,11 +10,14 @@ from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.dora.module import DoraPart, DvoraPart
 from compose.methods.ia3.module import Ia3Part
+from compose.methods.invertible.module import InvertiblePart
 from compose.methods.lora.module import LoraPart
 from compose.methods.mtl_lora.module import MtlLoraPart
 from compose.methods.part import Part
+from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.reft.module import ReftPart
 from compose.methods.vera.module import VeraFactors, VeraPart
+from compose.specs import EMBED
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
@@ -26,6 +29,7 @@ PARTS: Mapping[str, type[Part]] = {
     "mtl_lora": MtlLoraPart,
     "reft": ReftPart,
     "layer_aggregation": AggregationPart,
+    "prompt_tuning": PromptPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""
 
@@ -34,3 +38,13 @@ SHARED: Mapping[str, type[nn.Module]] = {
     "dvora": VeraFactors,
 }
 """What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""
+
+OTHERS: Mapping[tuple[str, str], type[Part]] = {
+    ("bottleneck", EMBED): InvertiblePart,
+}
+"""By method and site, where a method has another module at a site."""
+
+
+def part_of(method: str, site: str) -> type[Part]:
+    """The module of a method at a site."""
+    return OTHERS.get((method, site)) or PARTS[method]

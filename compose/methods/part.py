@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compose.methods.linear_map import LinearMap
+from compose.methods.row_tokens import RowTokens
 from compose.methods.states import LayerStates
-from compose.methods.tokens import RowTokens
+from compose.methods.tokens import Tokens
 
 
 class Context(NamedTuple):
@@ -25,7 +26,8 @@ class Context(NamedTuple):
         states: at the site `states`, those of all layers.
         output: at a linear site, what the map itself gives for that input, whatever acted on y before.
         map: at a linear site, the map.
-        tokens: at the site `layer`, where in its row each token stands; None: none is padding.
+        row_tokens: at the site `layer`, where in its row each token stands; None: none is padding.
+        tokens: at the site `embed`, the rows' tokens, where a prompt adds to them.
     """
 
     residual: Tensor | None = None
@@ -34,7 +36,8 @@ class Context(NamedTuple):
     states: LayerStates | None = None
     output: Tensor | None = None
     map: LinearMap | None = None
-    tokens: RowTokens | None = None
+    row_tokens: RowTokens | None = None
+    tokens: Tokens | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -45,6 +48,7 @@ class Context(NamedTuple):
             states=None if self.states is None else self.states.each(change),
             output=None if self.output is None else change(self.output),
             map=self.map,
+            row_tokens=None if self.row_tokens is None else self.row_tokens.each(change),
             tokens=None if self.tokens is None else self.tokens.each(change),
         )
 
@@ -195,6 +199,10 @@ class Part(nn.Module):
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """e(y; c), of the shape of y."""
         return self.act(self.prepare(y, context))
+
+    def context_after(self, context: Context) -> Context:
+        """The context of `forward`'s result: another one where it has more tokens."""
+        return context
 
     @classmethod
     @abstractmethod

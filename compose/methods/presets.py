@@ -20,6 +20,9 @@ DOUBLE_SEQ_BN: Mapping[str, Any] = {
     "non_linearity": "swish",
     "original_ln_before": False,
 }
+INVERTIBLE: Mapping[str, Any] = {"inv_adapter": "nice", "inv_adapter_reduction_factor": 2.0}
+SEQ_BN_INV: Mapping[str, Any] = {**SEQ_BN, **INVERTIBLE}
+DOUBLE_SEQ_BN_INV: Mapping[str, Any] = {**DOUBLE_SEQ_BN, **INVERTIBLE}
 PAR_BN: Mapping[str, Any] = {
     "mh_adapter": False,
     "output_adapter": True,
@@ -61,6 +64,10 @@ PRESETS: Mapping[str, Preset] = {
     "pfeiffer": Preset("bottleneck", SEQ_BN, "an older name of seq_bn"),
     "double_seq_bn": Preset("bottleneck", DOUBLE_SEQ_BN, "two bottlenecks a layer (Houlsby et al., 2019)"),
     "houlsby": Preset("bottleneck", DOUBLE_SEQ_BN, "an older name of double_seq_bn"),
+    "seq_bn_inv": Preset("bottleneck", SEQ_BN_INV, "seq_bn with an invertible part (MAD-X, Pfeiffer et al., 2020)"),
+    "pfeiffer+inv": Preset("bottleneck", SEQ_BN_INV, "an older name of seq_bn_inv"),
+    "double_seq_bn_inv": Preset("bottleneck", DOUBLE_SEQ_BN_INV, "double_seq_bn with an invertible part"),
+    "houlsby+inv": Preset("bottleneck", DOUBLE_SEQ_BN_INV, "an older name of double_seq_bn_inv"),
     "par_bn": Preset("bottleneck", PAR_BN, "a bottleneck beside the feed-forward block (He et al., 2021)"),
     "parallel": Preset("bottleneck", PAR_BN, "an older name of par_bn"),
     "scaled_par_bn": Preset("bottleneck", SCALED_PAR_BN, "par_bn with a learned scaling"),
@@ -76,5 +83,6 @@ PRESETS: Mapping[str, Preset] = {
     "loreft": Preset("reft", {}, "states of the first tokens moved in an orthogonal subspace (Wu et al., 2024)"),
     "noreft": Preset("reft", NO_REFT, "loreft without the orthogonality"),
     "direft": Preset("reft", DI_REFT, "noreft that adds to the states instead of moving them to a target"),
+    "prompt_tuning": Preset("prompt_tuning", {}, "learned vectors before the embeddings (Lester et al., 2021)"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

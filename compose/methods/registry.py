@@ -14,6 +14,7 @@ from compose.methods.ia3.spec import Ia3Config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.mtl_lora.spec import MtlLoraConfig
 from compose.methods.presets import PRESETS
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.reft.spec import ReftConfig
 from compose.methods.vera.spec import VeraConfig
 
@@ -28,6 +29,7 @@ METHODS: Mapping[str, type[Config]] = {
         DvoraConfig,
         MtlLoraConfig,
         ReftConfig,
+        PromptTuningConfig,
         AggregationConfig,
     )
 }

@@ -1,4 +1,4 @@
-"""Where in its row each token stands: what methods read that act on some tokens only."""
+"""Which tokens a row has, where something puts more among them."""
 
 from __future__ import annotations
 
@@ -7,96 +7,110 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-FAR = torch.iinfo(torch.int64).max
-"""The number of a token that is padding: at no end of its row."""
+from torch.nn import functional
 
 
-class Chosen(NamedTuple):
-    """Some tokens of each row.
+class Tokens(NamedTuple):
+    """The tokens of some rows.
 
     Args:
-        places: [rows, n], which; no token twice.
-        there: [rows, n], False where a row has fewer than n such tokens: another stands in for it.
-        sizes: how many of them belong to each end, in order; they add up to n.
+        mask: [rows, tokens], 0 where a token is padding.
+        places: [rows, tokens of the text], where each of the text's own tokens is.
+        ends: [rows], how many tokens each row has, the call's own padding included.
+        seeing: [rows, tokens], 1 where a token attends to the call's padding too; None: none does.
+        positions: [rows, tokens], the position of each; None: as they stand.
     """
 
+    mask: Tensor
     places: Tensor
-    there: Tensor
-    sizes: tuple[int, ...]
-
-    def take(self, states: Tensor) -> Tensor:
-        """Their states [..., rows, n, width], of states [..., rows, tokens, width]."""
-        return states.gather(-2, self._expanded(states))
-
-    def add(self, states: Tensor, change: Tensor) -> Tensor:
-        """The states with a change [..., rows, n, width] added to those of the tokens."""
-        own = change.masked_fill(~self.there.unsqueeze(-1), 0.0)
-        return states.scatter_add(-2, self._expanded(own, states.shape[-1]), own)
-
-    def _expanded(self, states: Tensor, width: int | None = None) -> Tensor:
-        return self.places.unsqueeze(-1).expand(*states.shape[:-2], -1, width or states.shape[-1])
-
-
-class RowTokens:
-    """The tokens of some rows, numbered from both ends of their row; padding is not counted.
-
-    Args:
-        front: [rows, tokens]: 0 for a row's first token, 1 for the next; `FAR` for padding.
-        back: the same from its last token.
-    """
-
-    def __init__(self, front: Tensor, back: Tensor) -> None:
-        self.front = front
-        self.back = back
-        self._chosen: dict[tuple[int, int, bool], Chosen] = {}
+    ends: Tensor
+    seeing: Tensor | None = None
+    positions: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: int, tokens: int, device: torch.device, mask: Tensor | None = None) -> RowTokens:
-        """The tokens that a layer is given.
+    def of(cls, mask: Tensor, positions: Tensor | None = None, seeing: bool = False) -> Tokens:
+        """Those of a text.
 
         Args:
-            rows, tokens: how many.
-            device: of the states.
-            mask: [rows, any], 0 where a token is padding; None: none is. Of a longer one the last columns are
-                these tokens', and those before are in a key/value cache; tokens that a shorter one does not
-                know come first and are there: they are prompts.
+            mask: [rows, tokens], 0 where a token is padding.
+            positions: [rows, tokens], or one row for all; None: as they stand.
+            seeing: some tokens that will come in between attend to padding.
         """
-        if mask is None:
-            mask = torch.ones((rows, tokens), dtype=torch.bool, device=device)
-        there = mask != 0
-        if there.shape[1] < tokens:
-            there = torch.cat([there.new_ones((rows, tokens - there.shape[1])), there], dim=1)
-        number = there.cumsum(1)
-        front = (number - 1).masked_fill(~there, FAR)
-        back = (number[:, -1:] - number).masked_fill(~there, FAR)
-        before = there.shape[1] - tokens
-        return cls(front[:, before:], back[:, before:])
+        rows, tokens = mask.shape
+        places = torch.arange(tokens, device=mask.device).expand(rows, -1)
+        ends = torch.full((rows,), tokens, device=mask.device)
+        given = None if positions is None else positions.expand(rows, -1)
+        return cls(mask, places, ends, torch.zeros_like(mask) if seeing else None, given)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> RowTokens:
-        """Those of other rows or tokens, which keep the numbers that they have in their rows."""
-        return RowTokens(change(self.front), change(self.back))
+    def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
+        """The same of other rows."""
+        return Tokens(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
 
-    def ends(self, first: int, last: int, together: bool = False) -> Chosen:
-        """The first and the last tokens of each row; one that is both is a last one.
+    def longer(self, place: int, count: int, seeing: bool = False) -> Tokens:
+        """With more tokens; positions move on.
 
         Args:
-            first, last: how many.
-            together: as one end rather than two.
+            place: before which token they come, 0 or 1.
+            count: how many.
+            seeing: as many of the first tokens attend to padding.
         """
-        key = (first, last, together)
-        if key not in self._chosen:
-            front, back = self.front < first, self.back < last
-            wanted = [(front | back, first + last)] if together else [(front & ~back, first), (back, last)]
-            self._chosen[key] = _choose([(which, count) for which, count in wanted if count])
-        return self._chosen[key]
+        own = self.mask.new_ones(len(self.mask), count)
+        marks = self.seeing
+        if marks is not None:  # AdapterHub widens its masks at the front, wherever a prompt is put
+            marks = inserted(marks, own if seeing else torch.zeros_like(own), 0 if seeing else place)
+        return Tokens(
+            mask=inserted(self.mask, own, place),
+            places=self.places + count * (self.places >= place),
+            ends=self.ends + count,
+            seeing=marks,
+            positions=None if self.positions is None else _moved_on(self.positions, place, count),
+        )
+
+    def padded(self, tokens: int) -> Tokens:
+        """With padding at the end, up to a number of tokens."""
+        return self._replace(
+            mask=padded(self.mask, tokens),
+            seeing=None if self.seeing is None else padded(self.seeing, tokens),
+            positions=None if self.positions is None else padded(self.positions, tokens),
+        )
+
+    def attended(self, dtype: torch.dtype, raised: float = 0.0) -> Tensor:
+        """What is added to attention scores where tokens differ in what they see, [rows, 1, tokens, tokens].
+
+        Args:
+            dtype: of the scores.
+            raised: what scores of others to those that see padding get, if anything of the batch is padding.
+        """
+        assert self.seeing is not None
+        there = torch.arange(self.mask.shape[1], device=self.mask.device) < self.ends.unsqueeze(1)
+        seen = (self.mask != 0).unsqueeze(1) | (self.seeing != 0).unsqueeze(2) & there.unsqueeze(1)
+        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        if raised:
+            is_padded = ((self.mask == 0) & there).any()
+            to_prompts = (self.seeing != 0).unsqueeze(1) & (self.seeing == 0).unsqueeze(2)
+            added = added + raised * (to_prompts & is_padded)
+        return added.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def _choose(wanted: list[tuple[Tensor, int]]) -> Chosen:
-    """Indices of tokens that are wanted, of which no row has more than the number beside them."""
-    found = [which.to(torch.int32).topk(min(count, which.shape[1]), dim=1) for which, count in wanted]
-    return Chosen(
-        places=torch.cat([indices for _, indices in found], dim=1),
-        there=torch.cat([values for values, _ in found], dim=1) != 0,
-        sizes=tuple(indices.shape[1] for _, indices in found),
-    )
+def _moved_on(positions: Tensor, place: int, count: int) -> Tensor:
+    """Positions with `count` more before the one at `place`."""
+    if not count:
+        return positions
+    start = positions[:, place : place + 1] if place < positions.shape[1] else positions[:, -1:] + 1
+    own = start + torch.arange(count, device=start.device)
+    return torch.cat([positions[:, :place], own, positions[:, place:] + count], dim=1)
+
+
+def inserted(tensor: Tensor, more: Tensor, place: int) -> Tensor:
+    """[rows, tokens, ...] with `more` before the token at `place`, or at the end of shorter rows."""
+    if not place:
+        return torch.cat([more, tensor], dim=1)
+    return torch.cat([tensor[:, :place], more, tensor[:, place:]], dim=1)
+
+
+def padded(tensor: Tensor, tokens: int) -> Tensor:
+    """[rows, tokens, ...] with zeros at the end of each row, up to a number of tokens."""
+    more = tokens - tensor.shape[1]
+    if not more:
+        return tensor
+    return functional.pad(tensor, (*(0, 0) * (tensor.dim() - 2), 0, more))

@@ -51,7 +51,7 @@ def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
             for site in (sublayer.site, *sublayer.linears):
                 entries[layer.index, site.name] = (layer.index, index)
         entries[layer.index, LAYER] = (layer.index, len(layer.sublayers))
-    entries[backbone.states_key] = (len(backbone.layers), 0)
+    entries[backbone.embed_key], entries[backbone.states_key] = (-1, 0), (len(backbone.layers), 0)
     return entries
 
 
@@ -66,7 +66,7 @@ def _classes(
     values: dict[Entry, dict[int, int]] = {}
     after: dict[int, dict[int, int]] = {}
     for node, operation, _ in graph.nodes():
-        if operation.kind in ("part", "layer", "states"):
+        if operation.kind in ("part", "embedded", "layer", "states"):
             entry = entries[operation.layer, operation.site]
             values.setdefault(entry, {})[branches[node]] = numbers[node]
         elif operation.kind == "close" and operation.site != LAYER:  # there branches can part in any case

@@ -7,7 +7,7 @@ from collections import defaultdict
 from compose.graph.graph import Graph
 from compose.passes.base import PassContext
 
-WHOLE = frozenset({"part", "linear", "layer", "adapter", "fuse", "average", "dropped"})
+WHOLE = frozenset({"part", "linear", "embedded", "layer", "adapter", "fuse", "average", "dropped"})
 """Kinds whose value has all rows and tokens; pieces differ in shape and cannot be stacked."""
 
 
@@ -22,6 +22,7 @@ def group(graph: Graph, context: PassContext) -> Graph:
     for node, operation, inputs in graph.nodes():
         here = [source for source in inputs if graph.operations[source].kind not in ("close", "embed", "fork")]
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
+        whole[node] &= not (operation.kind == "adapter" and operation.detail)  # rows of several lengths from here on
         acts = operation.kind == "adapter"
         depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
         if acts and whole[node] and len(inputs) == 1:

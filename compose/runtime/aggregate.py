@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compose.errors import ConfigError, InputError, Problem
@@ -13,8 +12,9 @@ from compose.heads.head import Head
 from compose.methods.part import Context
 from compose.methods.states import LayerStates
 from compose.plan import Plan
-from compose.runtime.execute import Value, run_values
+from compose.runtime.execute import run_values, whole
 from compose.runtime.frame import Frame
+from compose.runtime.lengths import Value
 from compose.runtime.repeat import take_classes
 
 
@@ -31,6 +31,8 @@ def aggregate(states: Any, frame: Frame, mask: Tensor | None) -> None:
     """
     plan, last = frame.plan, states.last_hidden_state
     assert frame.kept is not None and plan.aggregation is not None
+    if frame.longer is not None:
+        mask = frame.longer.tokens.mask
     given = [frame.kept[layer.index] for layer in plan.backbone.layers]
     states["last_hidden_state"] = over_layers(frame, [*given, last], mask)
     pooled = states.get("pooler_output")
@@ -63,10 +65,12 @@ def over_layers(frame: Frame, layers: Sequence[Tensor], mask: Tensor | None) -> 
             states.narrow(0, classes[end] * frame.batch, frame.batch)
             for states, classes in zip(layers, sources, strict=True)
         ]
-        context = Context(states=LayerStates(of_class, mask, bound.dtype))
+        own = mask
+        if frame.longer is not None and mask is not None:
+            own = mask.narrow(0, plan.given[0][end] * frame.batch, frame.batch)
+        context = Context(states=LayerStates(of_class, own, bound.dtype))
         values.append(Value(of_class[-1].to(bound.dtype), context))
-    results = run_values(frame, bound, values)
-    return (results[0] if len(results) == 1 else torch.cat(results)).to(last.dtype)
+    return whole(tuple(result.y for result in run_values(frame, bound, values))).to(last.dtype)
 
 
 def check_mask(mask: Tensor | None, states: Tensor) -> None:

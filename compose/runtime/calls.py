@@ -14,6 +14,7 @@ from compose.heads.head import HeadInput
 from compose.plan import Output
 from compose.runtime.accepts import Accepts
 from compose.runtime.frame import Frame, running
+from compose.runtime.inverse import Inverse
 from compose.runtime.repeat import take_classes
 from compose.specs import BackboneSpec
 
@@ -87,7 +88,12 @@ def run_backbone(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
 
 
 def head_input(
-    states: Any, given: Mapping[str, Any], frame: Frame, output: Output, rows: Sequence[int] | None
+    states: Any,
+    given: Mapping[str, Any],
+    frame: Frame,
+    output: Output,
+    rows: Sequence[int] | None,
+    inverse: Inverse | None = None,
 ) -> HeadInput:
     """What a head reads of a call: its branch's rows, or those of them that are its own.
 
@@ -104,7 +110,14 @@ def head_input(
             tensor = tensor.narrow(0, branch * frame.batch, frame.batch)
         return tensor if rows is None else tensor[torch.tensor(rows, dtype=torch.long, device=tensor.device)]
 
-    last = own(states.last_hidden_state, True)
+    last, first = states.last_hidden_state, None
+    if frame.longer is not None and not frame.plan.backbone.encoder_decoder:
+        start = frame.plan.starts[output.branch]
+        assert start is not None, "outputs of pruned branches are not asked for"
+        last = last.narrow(0, branch * frame.batch, frame.batch)
+        first, last = own(last[:, 0]), own(frame.longer.own(last, start, frame.batch))
+    else:
+        last = own(last, True)
     assert last is not None
     mask = given.get("attention_mask")
     if frame.plan.backbone.encoder_decoder:
@@ -115,6 +128,8 @@ def head_input(
         pooled=own(getattr(states, "pooler_output", None), True),
         attention_mask=own(mask),
         input_ids=own(given.get("input_ids")),
+        inverse=inverse,
+        first=first,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +14,8 @@ from compose.graph.sites import Span
 from compose.methods.part import Context, LowRank, Part, Prepared
 from compose.runtime.bind import BoundOperation, BoundProgram, BoundStep
 from compose.runtime.frame import Frame
+from compose.runtime.lengths import Value, longer_average, longer_join
 from compose.runtime.rows import Chain, span
-
-
-class Value(NamedTuple):
-    """What flows at a site: y and its fixed context, with the same rows and tokens."""
-
-    y: Tensor
-    context: Context
 
 
 @dataclass
@@ -79,11 +73,18 @@ def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple
     return tuple(site.registers[register].y for register in leaving)
 
 
-def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tuple[Tensor, ...]:
+def whole(results: tuple[Tensor, ...] | Tensor) -> Tensor:
+    """The values of all classes in one tensor."""
+    if isinstance(results, Tensor):
+        return results
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tuple[Value, ...]:
     """Runs a program on a value for each class that comes in; gives one for each that goes out."""
     site = SiteRun(frame, dict(enumerate(values)))
     _run_steps(site, bound, values[0].context)
-    return tuple(site.registers[register].y for register in bound.program.results)
+    return tuple(site.registers[register] for register in bound.program.results)
 
 
 def _run_steps(site: SiteRun, bound: BoundProgram, context: Context) -> None:
@@ -172,7 +173,7 @@ def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     assert bound.part is not None
     if not bound.part.has_increment:
-        return value._replace(y=bound.part(value.y, value.context))
+        return Value(bound.part(value.y, value.context), bound.part.context_after(value.context))
     prepared = site.prepare(bound.inputs[0], bound.part)
     if len(bound.inputs) == 1:
         return value._replace(y=bound.part.act(prepared))
@@ -225,6 +226,9 @@ def _mixture(site: SiteRun, bound: BoundOperation) -> Tensor:
 def _average(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    results: list[Value] = [site.registers[register] for register in bound.inputs[1:]]
+    if results[0].y.shape != value.y.shape:
+        return longer_average(results, weights)
     y = value.y
     for register, weight in zip(bound.inputs[1:], weights, strict=True):
         if register != bound.inputs[0]:
@@ -268,6 +272,9 @@ def _put(site: SiteRun, bound: BoundOperation, base: Tensor, into: Tensor) -> Te
 
 def _join(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
+    pieces: list[Value] = [site.registers[register] for register in bound.inputs[1:]]
+    if any(piece.y.shape[1] != value.y.shape[1] for piece in pieces) and value.context.tokens is not None:
+        return longer_join(value, pieces, [site.select(chain, value.y)[1] for chain in bound.chains])
     return value._replace(y=_put(site, bound, value.y, value.y))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compose.methods.fusion.module_fold import Folded
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
+    from compose.runtime.lengths import Longer
     from compose.runtime.rows import Chain
 
 
@@ -32,6 +33,7 @@ class Frame:
             hands on; None if nobody asked.
         folds: products of fusions that were made beforehand, for compiled code.
         masks: for each stack [rows, tokens], 0 where a token is padding; None: none is.
+        longer: where prompts made rows longer, what the layers begin with; they have acted then.
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class Frame:
     kept: dict[int, Tensor] | None = None
     folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
     masks: Mapping[str, Tensor | None] = field(default_factory=dict)
+    longer: Longer | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class Frame:
         But for the temperatures of fusions, which fall when the call is over.
         """
         call = (self.plan, self.programs, self.batch, self.selections, self.owner)
-        return Frame(*call, masks=self.masks, temperatures=self.temperatures)
+        return Frame(*call, masks=self.masks, longer=self.longer, temperatures=self.temperatures)
 
 
 class Running(threading.local):

@@ -8,6 +8,7 @@ from compose.errors import ConfigError, Problem
 from compose.methods.adapter import Adapter
 from compose.methods.config import Config
 from compose.methods.linear_map import LinearMap
+from compose.runtime.prompts import start_from_text
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -32,6 +33,7 @@ def add_adapter(model: Model, name: str, config: Config) -> Adapter:
     """
     model.adapters.require_free(name)
     adapter = Adapter(name, config, model.spec)
+    start_from_text(model, adapter)
     adapter.to(device=model.device, dtype=model.adapter_dtype)
     maps = linear_maps(model)
     reads = {(part.layer, part.site): maps[part.layer, part.site] for part in adapter.spec.parts if part.reads_weights}

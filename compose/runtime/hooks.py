@@ -19,7 +19,8 @@ from compose.methods.linear_map import LinearMap
 from compose.methods.part import Context
 from compose.runtime.bind import BoundProgram
 from compose.runtime.checkpointing import Checkpointing
-from compose.runtime.execute import run
+from compose.runtime.embedded import act_on_embedded
+from compose.runtime.execute import run, whole
 from compose.runtime.frame import Frame, running
 from compose.runtime.masks import row_tokens
 from compose.runtime.merged import Merged
@@ -74,7 +75,7 @@ class Hooks:
             stack = self.anatomy.decoder
             self._before(stack.module, _decoder_input(stack.module))
         for layer in self.anatomy.layers:
-            self._before(layer.layer, _layer_input(layer))
+            self._before(layer.layer, _layer_input(layer, self.anatomy.spec.embed_key))
             for sublayer in layer.sublayers:
                 self._install_sublayer(layer.index, sublayer)
             self._after(layer.layer, _layer_output(layer))
@@ -157,7 +158,7 @@ def _decoder_input(module: nn.Module) -> Callable[..., Any]:
     return hook
 
 
-def _layer_input(layer: LayerModules) -> Callable[..., Any]:
+def _layer_input(layer: LayerModules, embed_key: tuple[int, str]) -> Callable[..., Any]:
     names = tuple(inspect.signature(layer.layer.forward).parameters)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,11 +166,14 @@ def _layer_input(layer: LayerModules) -> Callable[..., Any]:
         if frame is None:
             return None
         rows = frame.plan.layers[layer.index]
-        if frame.kept is not None:
-            frame.kept[layer.index] = args[0] if args else kwargs[names[0]]
-        if rows.gather is None and rows.classes == 1:
-            return None
         states = args[0] if args else kwargs[names[0]]
+        embedded = frame.programs.get(embed_key) if layer.index == 0 and frame.longer is None else None
+        if embedded is not None:
+            states = act_on_embedded(frame, embedded, states)
+        if frame.kept is not None:
+            frame.kept[layer.index] = states
+        if rows.gather is None and rows.classes == 1 and embedded is None:
+            return None
         if rows.gather is not None:
             states = take_classes(states, rows.gather, frame.batch)
         if args:
@@ -191,8 +195,8 @@ def _layer_output(layer: LayerModules) -> Callable[..., Any]:
         unfolds, acts = frame.plan.layers[layer.index].unfolds, key in frame.programs
         states = first(output).flatten(0, 1) if unfolds else first(output)
         if acts:
-            context = Context(tokens=row_tokens(frame, layer.stack, states))
-            states = _whole(run(frame, frame.programs[key], states, context))
+            context = Context(row_tokens=row_tokens(frame, layer.stack, states))
+            states = whole(run(frame, frame.programs[key], states, context))
         if frame.kept is not None:
             frame.kept[layer.index + 1] = states
         return with_first(output, states) if unfolds or acts else None
@@ -246,7 +250,7 @@ def _hand_to_norm(
     """Post-norm: the residual addition comes next. Where it would not do, the LayerNorm's input is ours."""
     program = bound.program
     if not program.forks and set(program.closings) == {"backbone"}:
-        return with_first(output, _whole(results))
+        return with_first(output, whole(results))
     residuals = context.residual.chunk(program.classes)  # type: ignore[union-attr]
     values = results.chunk(len(program.results)) if isinstance(results, Tensor) else results
     frame.scratch["sum", key] = torch.cat(
@@ -273,16 +277,10 @@ def _before_addition(
             value - residuals[source] if closing == "adapter" else value
             for value, source, closing in zip(values, program.sources, program.closings, strict=True)
         )
-    whole = _whole(results)
+    joined = whole(results)
     if program.forks:
-        return whole.unflatten(0, (len(program.results), -1))
-    return whole.reshape(shape) if len(shape) == 4 else whole
-
-
-def _whole(results: tuple[Tensor, ...] | Tensor) -> Tensor:
-    if isinstance(results, Tensor):
-        return results
-    return results[0] if len(results) == 1 else torch.cat(results)
+        return joined.unflatten(0, (len(program.results), -1))
+    return joined.reshape(shape) if len(shape) == 4 else joined
 
 
 def _flat(tensor: Tensor) -> tuple[Tensor, torch.Size]:
@@ -334,7 +332,7 @@ def _linear(layer: int, linears: list[LinearModule]) -> Callable[..., Any]:
             if key in frame.programs:
                 index = map.fused[0] if map.fused else 0
                 context = Context(input=given, output=pieces[index], map=map)
-                pieces[index] = _whole(run(frame, frame.programs[key], pieces[index], context))
+                pieces[index] = whole(run(frame, frame.programs[key], pieces[index], context))
         result = torch.cat(pieces, dim=-1) if fused else pieces[0]
         return result.reshape(shape)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compose.errors import InputError
-from compose.methods.tokens import RowTokens
+from compose.methods.row_tokens import RowTokens
 from compose.plan import Plan
 from compose.runtime.frame import Frame
 from compose.specs import LAYER
@@ -29,6 +29,12 @@ def masks_of(plan: Plan, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
     """
     if all(site != LAYER for _, site in plan.programs):
         return {}
+    if plan.added_tokens != plan.added_tokens_least:
+        raise InputError(
+            "ReFT in one batch with prompts of different lengths",
+            why="it counts a row's tokens, of which some rows would have more than others",
+            hint="prompts of one prompt_length, or a plan for each",
+        )
     two = plan.backbone.encoder_decoder
     prefixes = {layer.stack: "decoder_" if two and layer.stack == "decoder" else "" for layer in plan.backbone.layers}
     cached = "decoder_" if two else ""

@@ -40,7 +40,8 @@ class OptimizedPlan:
     outside of compiled code. Where an adapter that it names is replaced, it compiles again.
 
     It is for inference: what it gives has no gradients. In training mode, and where inputs ask for gradients or
-    are no tensors (`output_hidden_states`, caches), the plan itself runs. Heads and losses are never compiled.
+    are no tensors (`output_hidden_states`, caches), the plan itself runs; so do plans with prompts, which make rows
+    longer on their way. Heads and losses are never compiled.
 
     Args:
         plan: the plan.
@@ -105,7 +106,7 @@ class OptimizedPlan:
 
     def _run(self, backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
         """Runs the backbone in compiled code, in place of a plain call of it."""
-        if backbone is not self.model.backbone or frame.attention is not None:
+        if backbone is not self.model.backbone or frame.attention is not None or frame.longer is not None:
             return run_backbone(backbone, frame, given)
         key = (id(frame.programs), tuple(sorted(given)))
         if key not in self._compiled:  # the programs are kept too, so that their id stays theirs

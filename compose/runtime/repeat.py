@@ -76,7 +76,10 @@ def repeat_decoder_inputs(
     classes = frame.plan.entry
     for name in DECODER_INPUTS:
         if given.get(name) is not None:
-            given[name] = take_classes(given[name], (0,) * len(classes), frame.batch)
+            # A mask of the encoder's tokens may have been made for rows that had parted before its first layer.
+            parted = frame.batch and given[name].shape[0] > frame.batch
+            sources = frame.plan.memory if parted else (0,) * len(classes)
+            given[name] = take_classes(given[name], sources, frame.batch)
     states = given.get("encoder_hidden_states")
     if states is not None and classes != tuple(range(states.shape[0] // max(frame.batch, 1))):
         given["encoder_hidden_states"] = take_classes(states, classes, frame.batch)

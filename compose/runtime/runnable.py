@@ -26,6 +26,8 @@ from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
+from compose.runtime.inverse import Inverse, inverses_of
+from compose.runtime.longer import lengthen
 from compose.runtime.masks import masks_of
 from compose.runtime.merge import check_mode
 from compose.runtime.optimized import OptimizedPlan
@@ -121,6 +123,9 @@ class RunnablePlan:
         asked = self._bindings.get(training, positions).plan
         heads = dict(zip(asked.outputs, [self._head(output) for output in asked.outputs], strict=True))
         check_heads(asked, list(heads.values()))
+        inverses: dict[Output, Inverse] = {}
+        if asked.embedding is not None:
+            inverses = inverses_of(self.model, self._branches, asked.outputs, list(heads.values()))
         targets = dict(zip(asked.outputs, labels_by_output(labels, asked.outputs, every), strict=True))
         weights = loss_weights_of(loss_weights, asked.outputs, every)
         shares = shares_of(self.model, self._branches, every, positions, list(inputs.values()))
@@ -134,7 +139,8 @@ class RunnablePlan:
             for output in bound.plan.outputs:
                 rows = selected[output.rows] if output.rows else None
                 labels_here = targets[output].of(rows, frame.batch)
-                result = heads[output](head_input(states, given, frame, output, rows), labels_here)
+                read = head_input(states, given, frame, output, rows, inverses.get(output))
+                result = heads[output](read, labels_here)
                 if rows is not None:
                     result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
                 results[output] = result
@@ -290,7 +296,11 @@ class RunnablePlan:
         masks = masks_of(plan, given)
         frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept, masks=masks)
         model.hooks.checkpointing.prepare()
-        states = self._run_backbone(backbone, frame, given)
+        entering = given
+        # Aggregation reads what a prompt or an invertible part made of the embeddings, checkpoints or not.
+        if plan.added_tokens or (plan.embedding is not None and plan.aggregation is not None):
+            backbone, entering = lengthen(backbone, model.hooks.anatomy, frame, given)
+        states = self._run_backbone(backbone, frame, entering)
         if plan.aggregation is not None:
             aggregate(states, frame, given.get("attention_mask"))
         return states, frame, given, selected

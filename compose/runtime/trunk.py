@@ -43,6 +43,8 @@ def depth_of(plan: Plan, anatomy: Anatomy) -> int:
         return 0
     if any(p.requires_grad for p in _outside(anatomy)):
         return 0
+    if plan.embedding is not None:
+        return 0
     acting = {layer for layer, _ in plan.programs}
     for layer, rows in zip(anatomy.layers, plan.layers, strict=True):
         trained = any(p.requires_grad for p in layer.layer.parameters())
@@ -84,7 +86,7 @@ def check_trunk(given: TrunkStates, plan: Plan, anatomy: Anatomy, rows: int, tok
 
 def lower(backbone: nn.Module, anatomy: Anatomy, depth: int) -> nn.Module:
     """The backbone with the layers below `depth` only."""
-    return _with(backbone, {anatomy.table.stacks[0].layers: lambda layers: layers[:depth]})
+    return replaced(backbone, {anatomy.table.stacks[0].layers: lambda layers: layers[:depth]})
 
 
 def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Module:
@@ -99,7 +101,7 @@ def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Modul
         path: partial(_answering, result=results[entry]) for path, entry in anatomy.table.entry.items()
     }
     changes[anatomy.table.stacks[0].layers] = lambda layers: layers[given.depth :]
-    return _with(backbone, changes)
+    return replaced(backbone, changes)
 
 
 def without_embedded(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def _outside(anatomy: Anatomy) -> list[nn.Parameter]:
     return [parameter for module in anatomy.before for parameter in module.parameters()]
 
 
-def _with(root: nn.Module, changes: Mapping[str, Callable[[Any], Any]]) -> nn.Module:
+def replaced(root: nn.Module, changes: Mapping[str, Callable[[Any], Any]]) -> nn.Module:
     """A copy of a module that shares all but what lies on the changed paths."""
     view = copy.copy(root)
     view._modules = dict(root._modules)
@@ -121,7 +123,7 @@ def _with(root: nn.Module, changes: Mapping[str, Callable[[Any], Any]]) -> nn.Mo
         below.setdefault(name, {})[rest] = change
     for name, inner in below.items():
         child = getattr(root, name)
-        view._modules[name] = inner[""](child) if "" in inner else _with(child, inner)
+        view._modules[name] = inner[""](child) if "" in inner else replaced(child, inner)
     return view
 
 

@@ -19,7 +19,7 @@ from compose.methods.part import Context
 from compose.methods.reft.module import ReftPart
 from compose.methods.reft.orthogonal import orthonormal
 from compose.methods.registry import make_config
-from compose.methods.tokens import RowTokens
+from compose.methods.row_tokens import RowTokens
 from tests.methods.shapes import FEWER, adapter, encoder, encoder_decoder, first_part, randomised
 
 ROWS, TOKENS, WIDTH = 4, 6, 12
@@ -54,7 +54,7 @@ def part_of(**options: Any) -> ReftPart:
 
 
 def context_of(mask: Tensor | None, tokens: int = TOKENS) -> Context:
-    return Context(tokens=RowTokens.of(ROWS, tokens, torch.device("cpu"), mask))
+    return Context(row_tokens=RowTokens.of(ROWS, tokens, torch.device("cpu"), mask))
 
 
 def states(seed: int = 0, tokens: int = TOKENS) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from compose.dsl import Average, BatchSplit, Drop, Expression, Fuse, Parallel, Stack, branches
 from compose.errors import InputError
 from compose.methods.part import Context
-from compose.methods.tokens import RowTokens
+from compose.methods.row_tokens import RowTokens
 from compose.runtime.model import Model
 from tests import tiny
 from tests.laws.worlds import close
@@ -62,7 +62,7 @@ def by_hand(model: Model, name: str, masks: dict[str, Tensor | None]) -> Iterato
         def hook(module: Any, args: Any, output: Any, index: int = layer.index, stack: str = layer.stack) -> Any:
             y = output[0] if isinstance(output, tuple) else output
             tokens = RowTokens.of(y.shape[0], y.shape[1], y.device, masks.get(stack))
-            result = model.adapters[name].part(index, "layer")(y, Context(tokens=tokens))
+            result = model.adapters[name].part(index, "layer")(y, Context(row_tokens=tokens))
             return (result, *output[1:]) if isinstance(output, tuple) else result
 
         handles.append(layer.layer.register_forward_hook(hook, prepend=True))

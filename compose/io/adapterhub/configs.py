@@ -15,6 +15,7 @@ from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.registry import METHODS, make_config
 
 Made = TypeVar("Made")
@@ -28,11 +29,10 @@ _PHM = (
 _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """What activations were called before files had a version."""
 
-_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "reft")
+_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "prompt_tuning", "reft")
 
 _METHODS = {
     "prefix_tuning": "prefix tuning",
-    "prompt_tuning": "prompt tuning",
     "union": "a union of methods",
 }
 
@@ -47,7 +47,6 @@ class Refusal(NamedTuple):
 
 _BOTTLENECK_REFUSED = (
     Refusal("phm_layer", bool, "PHM layers (Compacter)"),
-    Refusal("inv_adapter", bool, "invertible adapters"),
     Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),
 )
 _COMPOSITION = Refusal(
@@ -126,6 +125,9 @@ def adapter_config(
     if architecture == "reft":
         return _made(lambda: reft_config(options, subtract_projection, where), where)
     check_unasked(subtract_projection, where)
+    if architecture == "prompt_tuning":
+        encoder = all(stack.stack == "encoder" for stack in keys.stacks)
+        return _made(lambda: PromptTuningConfig.make({**options, "adapterhub_mask": encoder}), where)
     if architecture in ("lora", "mtl_lora"):
         return _lora(architecture, options, content, keys, where)
     return _bottleneck(options, content, parts, where)
@@ -182,6 +184,7 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     old = options.pop("invertible_adapter", None)
     if isinstance(old, dict) and not options.get("inv_adapter"):
         options["inv_adapter"] = old.get("block_type")
+        options["inv_adapter_reduction_factor"] = old.get("reduction_factor")
     unversioned = "version" not in content
     if (unversioned or content.get("type") == "text_task") and "invertible_adapters" not in parts:
         # Old task adapters declare an invertible part that only language adapters had.
@@ -196,10 +199,9 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     inert = (
         *_PHM,
         "phm_layer",
-        "inv_adapter",
-        "inv_adapter_reduction_factor",
         "new_attention_norm",
         "attention_type",
+        *(("inv_adapter_reduction_factor",) if options.get("inv_adapter_reduction_factor") is None else ()),
     )
     kept = {name: value for name, value in options.items() if name not in inert}
     return _made(lambda: BottleneckConfig.make(kept), where)

@@ -9,8 +9,16 @@ from typing import Literal, NamedTuple
 
 from compose.specs import LAYER, BackboneSpec
 
-Kind = Literal["adapters", "loras", "refts", "adapter_fusion_layer", "shared_parameters"]
+Kind = Literal[
+    "adapters", "loras", "refts", "adapter_fusion_layer", "invertible_adapters", "prompt_tunings", "shared_parameters"
+]
 KINDS: tuple[Kind, ...] = ("adapters", "loras", "refts", "adapter_fusion_layer")
+
+EMBEDDED: Mapping[Kind, str] = {
+    "invertible_adapters": "invertible_adapters.",
+    "prompt_tunings": "prompt_tuning.prompt_tunings.",
+}
+"""How the keys of what acts on the embeddings' output begin."""
 
 LEGACY_PARTS = {
     "attention_text_task_adapters": "adapters",
@@ -63,7 +71,7 @@ class Place(NamedTuple):
     """Where a tensor belongs.
 
     Args:
-        layer: index of the layer, through encoder, then decoder.
+        layer: index of the layer, through encoder, then decoder; -1 at the embeddings.
         sites: its site; several for a fused map, none for what all parts of an adapter share.
         kind: what it is a weight of.
         name: whose weight it is.
@@ -221,6 +229,13 @@ class KeyReader:
             match = re.fullmatch(rf"{re.escape(stack.layers)}\.(\d{{1,6}})\.(.+)", key)
             if match:
                 return self._read_layer(stack, int(match[1]), match[2])
+        # An encoder-decoder has them in its encoder.
+        inner = key.removeprefix("encoder.") if self.backbone.encoder_decoder else key
+        for kind, start in EMBEDDED.items():
+            if inner.startswith(start):
+                layer, site = self.backbone.embed_key
+                name, _, parameter = inner.removeprefix(start).partition(".")
+                return Place(layer, (site,), kind, name, parameter)
         return f"there is no such module in a {self.backbone.architecture} backbone"
 
     def _read_layer(self, stack: StackKeys, number: int, rest: str) -> Place | str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compose.errors import FileError, Problem
+from compose.errors import FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
@@ -19,6 +19,7 @@ from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
 from compose.methods.linear.spec import LinearConfig
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.reft.spec import ReftConfig
 from compose.methods.tensors import SHARED_PREFIX
 from compose.specs import BackboneSpec
@@ -75,6 +76,13 @@ _FUSED = frozenset({"lora", "ia3"})
 _SHARED: Mapping[str, Rows] = dict.fromkeys(("vera", "dvora"), ((r"lora_A", "a"), (r"lora_B", "b")))
 """Names of what an adapter's parts share, by method."""
 
+# The first of a coupling block's networks reads the second half of the states, and changes the first.
+_INVERTIBLE = tuple(
+    (rf"{theirs}\.{index}\.(\w+)", rf"{ours}.{module}.\1")
+    for theirs, ours in (("F", "first"), ("G", "second"), ("s2", "first"), ("s1", "second"))
+    for index, module in (("0", "down"), (r"1\.f", "activation"), ("2", "up"))
+)
+_PROMPT = ((r"prompt_embedding\.weight", "weight"),)
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
 
@@ -211,7 +219,7 @@ def _place(
         name: what the file calls it.
         path: the file, for errors.
     """
-    kind, rows = _grammar(config)
+    grammar = _grammar(config)
     placed: dict[str, Tensor] = {}
     problems = []
     for key, tensor in tensors.items():
@@ -219,12 +227,15 @@ def _place(
         if isinstance(place, str):
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=place))
             continue
-        if place.kind == kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
+        if (
+            config is None
+            and place.kind == "adapter_fusion_layer"
+            and place.name != name
+            and place.name.startswith(name)
+        ):
             continue  # it saves every fusion whose name begins with this one's into the file
-        shared = config is not None and place.kind == "shared_parameters"
-        names = _SHARED.get(config.method, ()) if config is not None and shared else rows
-        fault = _fault(place, place.kind if shared else kind, name)
-        parameter = _parameter(place.parameter, names)
+        fault = _fault(place, grammar, name)
+        parameter = _parameter(place.parameter, grammar.get(place.kind, ()))
         if fault or parameter is None:
             why = fault or f"its config gives it no '{place.parameter}'"
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
@@ -246,19 +257,27 @@ def _place(
     return placed
 
 
-def _grammar(config: Config | None) -> tuple[Kind, Rows]:
+def _grammar(config: Config | None) -> Mapping[Kind, Rows]:
+    """The kinds of weights that a config has, and how their names read."""
     if config is None:
-        return "adapter_fusion_layer", _FUSION
+        return {"adapter_fusion_layer": _FUSION}
+    shared: Mapping[Kind, Rows] = {"shared_parameters": _SHARED[config.method]} if config.method in _SHARED else {}
     if isinstance(config, LinearConfig):
-        return "loras", _LINEAR[config.method]
+        return {"loras": _LINEAR[config.method], **shared}
     if isinstance(config, ReftConfig):
-        return "refts", reft_rows(config)
-    return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
+        return {"refts": reft_rows(config)}
+    if isinstance(config, PromptTuningConfig):
+        return {"prompt_tunings": _PROMPT}
+    down = _WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM
+    inverted: Mapping[Kind, Rows] = {}
+    if getattr(config, "inv_adapter", None) is not None:
+        inverted = {"invertible_adapters": _INVERTIBLE}
+    return {"adapters": (*_PLAIN, *down), **inverted}
 
 
-def _fault(place: Place, kind: Kind, name: str) -> str:
-    if place.kind != kind:
-        return f"it is one of '{place.kind}', the config asks for '{kind}'"
+def _fault(place: Place, kinds: Collection[Kind], name: str) -> str:
+    if place.kind not in kinds:
+        return f"it is one of '{place.kind}', the config asks for {listing(kinds)}"
     return "" if place.name == name else f"it belongs to '{place.name}', the config to '{name}'"
 
 

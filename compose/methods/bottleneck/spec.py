@@ -21,6 +21,7 @@ from compose.methods.config import (
     option,
     unknown_layers,
 )
+from compose.methods.invertible import spec as invertible
 from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
 
 # The activations that transformers knows by name; a test compares the two lists.
@@ -36,8 +37,11 @@ SITES = (("mh_adapter", "attn"), ("cross_adapter", "cross.attn"), ("output_adapt
 """Which option puts an adapter at which site, in the order in which a layer runs them."""
 
 PLACING = frozenset(
-    {*dict(SITES), "reduction_factor", "bottleneck_size", "init_weights", "init_weights_seed", "leave_out"}
-)
+    {
+        *dict(SITES), "reduction_factor", "bottleneck_size", "init_weights", "init_weights_seed", "leave_out",
+        "inv_adapter", "inv_adapter_reduction_factor",
+    }
+)  # fmt: skip
 """Options of where, how wide and from what start: parts that differ in these alone compute alike."""
 
 
@@ -75,6 +79,10 @@ FACTOR = Option(
     'a number above 0, or a mapping from layer numbers (and "default") to such numbers',
     normal=_normal_factors,
     plain=lambda value: dict(value) if isinstance(value, tuple) else value,
+)
+POSITIVE = Option(_is_factor, "a number above 0", normal=float)
+INVERTIBLE = Option(
+    lambda value: value is None or value in invertible.KINDS, "'nice', 'glow' or None", invertible.KINDS
 )
 SCALING = Option(
     lambda value: value in ("learned", "channel") if isinstance(value, str) else is_number(value),
@@ -121,6 +129,8 @@ class BottleneckConfig(Config):
         leave_out: layers without the adapter.
         dropout: on the up-projection.
         stochastic_depth: probability that a row skips the increment in training.
+        inv_adapter: an invertible part at the embeddings: `nice` or `glow`; see `InvertiblePart`.
+        inv_adapter_reduction_factor: the width that its networks read (half the states') over their hidden width.
 
     Raises:
         ConfigError: with a problem for every option that is out of range.
@@ -150,12 +160,14 @@ class BottleneckConfig(Config):
     leave_out: tuple[int, ...] = option((), LAYERS)
     dropout: float = option(0.0, PROBABILITY)
     stochastic_depth: float = option(0.0, PROBABILITY)
+    inv_adapter: str | None = option(None, INVERTIBLE)
+    inv_adapter_reduction_factor: float = option(2.0, POSITIVE)
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[Problem]:
         """No site at all, or a parallel adapter told to have no residual."""
         found = []
-        if not any(values[name] for name, _ in SITES):
+        if not any(values[name] for name, _ in SITES) and values["inv_adapter"] is None:
             found.append(
                 Problem(
                     "mh_adapter, output_adapter and cross_adapter are all False: it would act nowhere",
@@ -209,6 +221,11 @@ class BottleneckConfig(Config):
             for flag, site in SITES
             if getattr(self, flag) and site in layer.sites
         )
+        if self.inv_adapter is not None:
+            learned = LEARNED_NON_LINEARITIES.get(self.non_linearity, 0)
+            factor = self.inv_adapter_reduction_factor
+            embedded = invertible.acting(name, self.inv_adapter, factor, self.non_linearity, learned, backbone)
+            parts = (embedded, *parts)
         if not parts:
             raise acts_nowhere(self.method, name, backbone, "output_adapter=True, or fewer layers in leave_out")
         return AdapterSpec(name, self.method, parts)

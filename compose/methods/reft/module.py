@@ -14,7 +14,7 @@ from compose.methods.bottleneck.module import activation
 from compose.methods.part import Context, Factors, LowRank, Part, Prepared, grouped_linear
 from compose.methods.reft.orthogonal import Projection
 from compose.methods.reft.spec import ReftConfig
-from compose.methods.tokens import Chosen, RowTokens
+from compose.methods.row_tokens import Chosen, RowTokens
 from compose.specs import ActingSpec, SiteSpec
 
 
@@ -91,7 +91,7 @@ class ReftPart(Part):
 
     def prepare(self, y: Tensor, context: Context) -> Prepared:
         """It reads y and adds to y."""
-        tokens = context.tokens
+        tokens = context.row_tokens
         if tokens is None:
             tokens = RowTokens.of(y.shape[-3], y.shape[-2], y.device)
         return Prepared(input=Read(y, tokens), residual=y, query=y, query_before_norm=y, value=y)

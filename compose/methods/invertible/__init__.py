@@ -1,0 +1,1 @@
+"""Invertible adapters at the embeddings: coupling blocks, part of a bottleneck adapter's options."""

@@ -1,0 +1,1 @@
+"""Prompt tuning: learned vectors among the embeddings."""

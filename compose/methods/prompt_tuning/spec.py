@@ -1,0 +1,84 @@
+"""The options of prompt tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from compose.errors import ConfigError, Problem
+from compose.methods.config import COUNT, FLAG, SEED, Config, Option, choice, is_number, option
+from compose.specs import ActingSpec, AdapterSpec, BackboneSpec
+
+SCALE = Option(lambda value: is_number(value) and value >= 0, "a number of at least 0", normal=float)
+TEXT = Option(lambda value: value is None or (isinstance(value, str) and bool(value.strip())), "a text, or None")
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig(Config):
+    """Options of prompt tuning (Lester et al., 2021); the names are AdapterHub's.
+
+    Args:
+        prompt_length: number of vectors.
+        prompt_init: how they start: `random_uniform`, or `from_string`: as the backbone's embeddings of a text.
+        prompt_init_text: that text; its tokens are repeated, or cut, to the length.
+        random_uniform_scale: they are drawn from minus this to this.
+        combine: `prefix`, before the row's first token, or `prefix_after_bos`, after it.
+        adapterhub_mask: attention is masked as AdapterHub does: the prompt's own tokens attend to the text's
+            padding, so that a row's result depends on how far its batch is padded; on DistilBERT a padded batch
+            attends to prompts more (scores are 1 higher). It is set for what is read from AdapterHub's files.
+        init_weights_seed: seed of the draw; the global generator otherwise.
+
+    Raises:
+        ConfigError: with a problem for every option that is out of range.
+    """
+
+    method: ClassVar[str] = "prompt_tuning"
+
+    prompt_length: int = option(10, COUNT)
+    prompt_init: str = option("random_uniform", choice("random_uniform", "from_string"))
+    prompt_init_text: str | None = option(None, TEXT)
+    random_uniform_scale: float = option(0.5, SCALE)
+    combine: str = option("prefix", choice("prefix", "prefix_after_bos"))
+    adapterhub_mask: bool = option(False, FLAG)
+    init_weights_seed: int | None = option(None, SEED)
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> list[Problem]:
+        """A start from a text without one."""
+        if values["prompt_init"] == "from_string" and values["prompt_init_text"] is None:
+            return [
+                Problem(
+                    "prompt_init='from_string' needs a text",
+                    where=cls.method,
+                    hint="prompt_init_text='Classify the sentiment:'",
+                )
+            ]
+        return []
+
+    @property
+    def place(self) -> int:
+        """Before which of a row's tokens the prompt comes."""
+        return {"prefix": 0, "prefix_after_bos": 1}[self.combine]
+
+    def describe(self, name: str, backbone: BackboneSpec) -> AdapterSpec:
+        """One part, at the embeddings; see `Config.describe`."""
+        if self.adapterhub_mask and (backbone.causal or backbone.encoder_decoder):
+            raise ConfigError(
+                f"adapterhub_mask=True has no meaning on a backbone of architecture '{backbone.architecture}'",
+                where=self.method,
+                why="AdapterHub has prompts of encoders alone",
+                hint="adapterhub_mask=False",
+            )
+        layer, site = backbone.embed_key
+        part = ActingSpec(
+            layer=layer,
+            site=site,
+            rank=self.prompt_length,
+            parameters=self.prompt_length * backbone.hidden_size,
+            multiplies=0,
+            increment_multiplies=0,
+            shape=(self.method, self.prompt_length, self.place, self.adapterhub_mask),
+            added_tokens=self.prompt_length,
+        )
+        return AdapterSpec(name, self.method, (part,), fusible=False)

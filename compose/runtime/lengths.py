@@ -1,0 +1,84 @@
+"""Rows of several lengths, where prompts make them longer: joined, averaged, padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compose.methods.part import Context
+from compose.methods.tokens import Tokens, padded
+
+
+class Value(NamedTuple):
+    """What flows at a site: y and its fixed context, with the same rows and tokens."""
+
+    y: Tensor
+    context: Context
+
+
+class Longer(NamedTuple):
+    """What the first layer begins with where prompts act.
+
+    Args:
+        states: [classes x rows, tokens, width]; rows of shorter prompts end in padding.
+        tokens: which of these are tokens, and where the text's own are.
+    """
+
+    states: Tensor
+    tokens: Tokens
+
+    def own(self, states: Tensor, start: int, rows: int) -> Tensor:
+        """The states of the text's own tokens.
+
+        Args:
+            states: [rows, tokens, width], of one branch.
+            start: the class with which the branch began.
+            rows: of the batch.
+        """
+        places = self.tokens.places.narrow(0, start * rows, rows)
+        return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def longer_average(results: Sequence[Value], weights: Sequence[float]) -> Value:
+    """The weighted sum of rows with equally long prompts, whose weights add up to 1."""
+    y = weights[0] * results[0].y
+    for result, weight in zip(results[1:], weights[1:], strict=True):
+        y = y + weight * result.y
+    return Value(y, results[0].context)
+
+
+def longer_join(value: Value, pieces: Sequence[Value], indices: Sequence[slice | Tensor]) -> Value:
+    """Rows put back into a value, all of them padded to the longest."""
+    tokens = value.context.tokens
+    assert tokens is not None
+    longest = max(each.y.shape[1] for each in (value, *pieces))
+    y, tokens = padded(value.y, longest), tokens.padded(longest)
+    for piece, index in zip(pieces, indices, strict=True):
+        own = piece.context.tokens
+        assert own is not None
+        y, tokens = _with_rows(y, padded(piece.y, longest), index), _tokens(tokens, own.padded(longest), index)
+    return Value(y, value.context._replace(tokens=tokens))
+
+
+def joined(values: Sequence[Value]) -> Longer:
+    """The values of all classes, one after the other, padded to the longest."""
+    longest = max(value.y.shape[1] for value in values)
+    every = [value.context.tokens.padded(longest) for value in values if value.context.tokens is not None]
+    fields = (None if each[0] is None else torch.cat(each) for each in zip(*every, strict=True))
+    tokens = Tokens(*fields)  # type: ignore[arg-type]
+    return Longer(torch.cat([padded(value.y, longest) for value in values]), tokens)
+
+
+def _tokens(into: Tokens, own: Tokens, index: slice | Tensor) -> Tokens:
+    pairs = zip(into, own, strict=True)
+    fields = (None if old is None or new is None else _with_rows(old, new, index) for old, new in pairs)
+    return Tokens(*fields)  # type: ignore[arg-type]
+
+
+def _with_rows(into: Tensor, piece: Tensor, index: slice | Tensor) -> Tensor:
+    if isinstance(index, slice):
+        index = torch.arange(index.start, index.stop, device=into.device)
+    return into.index_copy(0, index, piece.to(into.dtype))

@@ -1,0 +1,43 @@
+"""Prompts that begin as a text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compose.errors import ConfigError
+from compose.methods.adapter import Adapter
+from compose.methods.prompt_tuning.module import PromptPart
+from compose.methods.prompt_tuning.spec import PromptTuningConfig
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+
+
+def start_from_text(model: Model, adapter: Adapter) -> None:
+    """Lets a fresh prompt begin as the embeddings of its text, if its options say so; all else stays as it is.
+
+    The tokens are those that the tokenizer makes of the text, special ones included, as in AdapterHub.
+
+    Raises:
+        ConfigError: if the model has no tokenizer, or nothing is left of the text.
+    """
+    config = adapter.config
+    if not isinstance(config, PromptTuningConfig) or config.prompt_init != "from_string":
+        return
+    if model.tokenizer is None or model.spec.modality != "text":
+        raise ConfigError(
+            f"adapter {adapter.name!r} begins as a text, but the model has no tokenizer",
+            where=config.method,
+            hint="compose.attach(backbone, tokenizer), or prompt_init='random_uniform'",
+        )
+    ids = list(model.tokenizer(config.prompt_init_text)["input_ids"])
+    if not ids:
+        raise ConfigError(f"prompt_init_text={config.prompt_init_text!r} has no tokens", where=config.method)
+    words: Any = model.backbone
+    with torch.no_grad():
+        embeddings = words.get_input_embeddings()(torch.tensor(ids, device=model.device))
+    for part in adapter.parts.values():
+        assert isinstance(part, PromptPart)
+        part.start_from(embeddings.to(part.weight))

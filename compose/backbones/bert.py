@@ -18,6 +18,7 @@ _BERT_SUBLAYERS = (
             "o": "attention.output.dense",
         },
         body=("attention",),
+        core="attention.self",
     ),
     SubLayerTable(
         name="ffn",
@@ -62,6 +63,7 @@ DISTILBERT = BackboneTable(
                         "o": "attention.out_lin",
                     },
                     body=("attention",),
+                    core="attention",
                 ),
                 SubLayerTable(
                     name="ffn",

@@ -36,7 +36,7 @@ class Operation(NamedTuple):
 KINDS: dict[str, str] = {
     "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
     "fork": "a branch's own copy of a state; detail: (branch,)",
-    "linear": "the output of a linear map, before any adapter; input: a state",
+    "linear": "what a linear map, or an attention's core, has before any adapter; input: a state",
     "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
     "states": "the states of all layers, the last one as the value; input: the last state",
     "adapter": "an adapter's result; inputs: a value, perhaps its increment",

@@ -10,13 +10,17 @@ from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.lora.module import LoraPart
 from compose.methods.part import Part
+from compose.methods.prefix.module import PrefixPart, PrefixSources
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
     "lora": LoraPart,
     "layer_aggregation": AggregationPart,
+    "prefix_tuning": PrefixPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""
 
-SHARED: Mapping[str, type[nn.Module]] = {}
+SHARED: Mapping[str, type[nn.Module]] = {
+    "prefix_tuning": PrefixSources,
+}
 """What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""

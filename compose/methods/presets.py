@@ -65,5 +65,7 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
+    "prefix_tuning": Preset("prefix_tuning", {}, "virtual tokens before the keys and values (Li and Liang, 2021)"),
+    "prefix_tuning_flat": Preset("prefix_tuning", {"flat": True}, "prefix_tuning without the MLP that makes them"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

@@ -10,10 +10,11 @@ from compose.methods.aggregation.spec import AggregationConfig
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.presets import PRESETS
 
 METHODS: Mapping[str, type[Config]] = {
-    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig)
+    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig, PrefixConfig)
 }
 
 

@@ -36,6 +36,8 @@ METHODS = (
     "no_ln_before",
     "parallel",
     "pfeiffer",
+    "prefix",
+    "prefix_flat",
     "residual_after_ln",
     "scaled_parallel_learned",
 )
@@ -53,7 +55,7 @@ HEADS = (
 def covered(architecture: str, case: str) -> bool:
     """Whether architecture and method are supported."""
     kind, _, what = case.partition("-")
-    if architecture not in ARCHITECTURES or what == "parallel-prefix":
+    if architecture not in ARCHITECTURES:
         return False
     return {"method": what in METHODS, "compose": True, "head": what in HEADS}[kind]
 

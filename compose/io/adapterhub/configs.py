@@ -15,6 +15,7 @@ from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.registry import make_config
 
 Made = TypeVar("Made")
@@ -29,7 +30,6 @@ _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """What activations were called before files had a version."""
 
 _METHODS = {
-    "prefix_tuning": "prefix tuning",
     "prompt_tuning": "prompt tuning",
     "reft": "ReFT",
     "union": "a union of methods",
@@ -85,14 +85,16 @@ def adapter_config(content: Mapping[str, Any], keys: ArchitectureKeys, parts: fr
     architecture = config.get("architecture")
     if isinstance(architecture, str) and architecture in _METHODS:
         raise FileError(f"{_METHODS[architecture]} is not supported yet", where=where)
-    if architecture not in (None, "bottleneck", "lora"):
+    if architecture not in (None, "bottleneck", "lora", "prefix_tuning"):
         raise FileError(
             f"there is no architecture {shorten(architecture)}",
             where=where,
             got=str(architecture)[:64],
-            legal=("bottleneck", "lora"),
+            legal=("bottleneck", "lora", "prefix_tuning"),
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
+    if architecture == "prefix_tuning":
+        return _made(lambda: PrefixConfig.make(options), where)
     if architecture == "lora":
         return _lora(options, content, keys, parts, where)
     return _bottleneck(options, content, parts, where)

@@ -170,7 +170,7 @@ class ActingSpec:
         closing: who closes the site after it.
         row_multiplies: further multiply-adds a row, whatever its tokens.
         pair_multiplies: further multiply-adds for each pair of a row's tokens.
-        call_multiplies: further multiply-adds a call, whatever its rows.
+        call_multiplies: further multiply-adds a call, whatever its rows, of what makes a prefix.
     """
 
     layer: int

@@ -64,6 +64,9 @@ DISTILBERT = BackboneTable(
                     },
                     body=("attention",),
                     core="attention",
+                    # AdapterHub adds its mask, in which a virtual token has a 1, to the scores: in batches with
+                    # padding, where what adapters learnt rests on it. Here a row does not depend on its batch mates.
+                    prefix_score=1.0,
                 ),
                 SubLayerTable(
                     name="ffn",

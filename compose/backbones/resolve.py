@@ -39,6 +39,7 @@ class SubLayerModules:
     norm: Any | None
     linears: tuple[LinearModule, ...]
     core: Any | None = None
+    prefix_score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ def _sublayer(block: Any, table: SubLayerTable, where: str, problems: list[Probl
         norm=_find(block, table.norm, problems, where) if table.norm else None,
         linears=tuple(linears),
         core=_find(block, table.core, problems, where) if table.core else None,
+        prefix_score=table.prefix_score,
     )
 
 

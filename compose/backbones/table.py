@@ -37,6 +37,7 @@ class SubLayerTable:
         residual_argument: name of the argument that is x, None for the first.
         body: paths under which all of the sub-layer's linear maps lie, for counting; default: derived.
         core: the module that calls transformers' attention function, empty if there is none.
+        prefix_score: what is added to the scores of virtual tokens.
     """
 
     name: str
@@ -47,6 +48,7 @@ class SubLayerTable:
     residual_argument: str | None = None
     body: tuple[str, ...] = ()
     core: str = ""
+    prefix_score: float = 0.0
 
 
 @dataclass(frozen=True)

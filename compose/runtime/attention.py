@@ -51,12 +51,14 @@ class Core:
         eager: the plain attention function of its architecture, None if there is none.
         position: the module that makes the relative position bias of its stack, None if there is none (T5: the
             first layer's attention makes that of all).
+        score: what is added to the scores of virtual tokens.
     """
 
     key: tuple[int, str]
     module: nn.Module
     eager: Callable[..., Any] | None
     position: Any | None
+    score: float
 
 
 class CoreConfig:
@@ -98,7 +100,8 @@ def cores_of(anatomy: Anatomy) -> Iterator[Core]:
             if hasattr(sublayer.core, "relative_attention_bias"):
                 positions[stack] = sublayer.core
             eager = getattr(sys.modules[type(sublayer.core).__module__], "eager_attention_forward", None)
-            yield Core((layer.index, f"{sublayer.name}.core"), sublayer.core, eager, positions.get(stack))
+            key = (layer.index, f"{sublayer.name}.core")
+            yield Core(key, sublayer.core, eager, positions.get(stack), sublayer.prefix_score)
 
 
 def read_through(cores: Mapping[Any, Core], owner: object) -> None:
@@ -189,10 +192,10 @@ def attend(
         if getattr(module, "is_causal", True) if causal is None else causal:
             every = torch.ones((1, 1, queries, keys), dtype=torch.bool, device=query.device)
             attention_mask = every.tril()
-    if attention_mask is None and prefix.visible is not None:
+    if attention_mask is None and (core.score or prefix.visible is not None):
         attention_mask = _all_seen(query, keys, additive=implementation == "eager")
     if attention_mask is not None:
-        attention_mask = _with_prefix(frame, core.key[1], attention_mask, prefix)
+        attention_mask = _with_prefix(frame, core, attention_mask, prefix, query.dtype)
     bias = options.get("position_bias")
     if bias is not None:
         options["position_bias"] = _position_bias(core, bias, prefix, queries, keys)
@@ -202,19 +205,26 @@ def attend(
     return function(module, query, key, value, attention_mask, **options)
 
 
-def _with_prefix(frame: Frame, site: str, mask: Tensor, prefix: Prefix) -> Tensor:
+def _with_prefix(frame: Frame, core: Core, mask: Tensor, prefix: Prefix, dtype: torch.dtype) -> Tensor:
     """The mask with a column for each virtual token; made once a call where layers have one mask and one length."""
-    place = ("mask with prefix", site, prefix.length)
+    place = ("mask with prefix", core.key[1], prefix.length)
     source, grown = frame.repeated.get(place, (None, None))
-    whole = mask.dtype == torch.bool
     if source is not mask:
-        grown = functional.pad(mask, (prefix.length, 0), value=True if whole else 0.0)
+        seen = _additive(mask, dtype) if core.score and mask.dtype == torch.bool else mask
+        grown = functional.pad(seen, (prefix.length, 0), value=True if seen.dtype == torch.bool else core.score)
         frame.repeated[place] = (mask, grown)
     assert grown is not None
     if prefix.visible is None:
         return grown
     columns = functional.pad(prefix.visible, (0, mask.shape[-1]), value=True)[:, None, None]
-    return grown & columns if whole else grown.masked_fill(~columns, torch.finfo(mask.dtype).min)
+    if grown.dtype == torch.bool:
+        return grown & columns
+    return grown.masked_fill(~columns, torch.finfo(grown.dtype).min)
+
+
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of what is seen as one that is added to the scores."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
 def _all_seen(query: Tensor, keys: int, additive: bool) -> Tensor:

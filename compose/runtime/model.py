@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache
@@ -29,6 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
+from compose.runtime.eject import eject_prefix_tuning
 from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
@@ -177,6 +178,10 @@ class Model(nn.Module):
         self.fusions.remove(name)
         self.version += 1
 
+    def eject_prefix_tuning(self, name: str) -> Adapter:
+        """Turns a prefix that an MLP makes into a flat one, outputs unchanged. ConfigError: it is no prefix."""
+        return eject_prefix_tuning(self, name)
+
     def delete_head(self, name: str) -> None:
         """Forgets a head. RegistryError: there is none."""
         self.heads.remove(name)
@@ -319,15 +324,8 @@ class Model(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Model:
         """Moves and converts the backbone, and adapters with it, but these to `adapter_dtype`."""
         self.backbone._apply(fn)
-        dtype = self.adapter_dtype
-
-        def own(tensor: Tensor) -> Tensor:
-            made: Tensor = fn(tensor)
-            fits = made.dtype == dtype or not made.is_floating_point()
-            return made if fits else tensor.to(made.device, dtype)
-
         for modules in (self.adapters, self.fusions, self.heads):
-            modules._apply(own)
+            modules._apply(state.in_dtype(fn, self.adapter_dtype))
         self.version += 1
         return self
 

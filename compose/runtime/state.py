@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compose.backbones.resolve import resolve
 from compose.runtime.hooks import strip
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
+
+
+def in_dtype(fn: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A conversion of tensors whose results have a floating type of their own."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        made = fn(tensor)
+        fits = made.dtype == dtype or not made.is_floating_point()
+        return made if fits else tensor.to(made.device, dtype)
+
+    return convert
 
 
 def frozen_names(backbone: nn.Module, prefix: str) -> set[str]:

@@ -193,7 +193,9 @@ def prefix_tensors(
                 if ours.startswith(before):
                     found[f"{start}.{_their_source(ours.removeprefix(before))}"] = tensor
         for layer, site in attentions if config.gates else ():
-            stack = next(each for each in KEYS[backbone.architecture].stacks if each.stack == backbone.layers[layer].stack)
+            stack = next(
+                each for each in KEYS[backbone.architecture].stacks if each.stack == backbone.layers[layer].stack
+            )
             first = next(each.index for each in backbone.layers if each.stack == stack.stack)
             module = f"{stack.layers}.{layer - first}.{modules[site]}.prefix_tuning.prefix_gates.{name}"
             found |= {f"{module}.{each}": placed[f"{layer}.{site}.gate.{each}"] for each in ("weight", "bias")}

@@ -54,7 +54,7 @@ class PrefixSources(nn.ModuleDict):
     def of(self, layer: int, site: str) -> PrefixSource | None:
         """The source of one attention's prefix; None for a flat one."""
         place = self._of[layer, site]
-        return self[place] if place in self.keys() else None  # type: ignore[return-value]  # noqa: SIM118, SIM401
+        return self[place] if place in self.keys() else None  # type: ignore[return-value]
 
 
 class PrefixPart(Part):

@@ -124,7 +124,7 @@ class PrefixConfig(Config):
             site=core.name,
             rank=self.prefix_length,
             parameters=weights + gate + self.gates,
-            multiplies=2 * sublayer.attention_width * self.prefix_length + gate,
+            multiplies=gate,  # attention over the virtual tokens is counted for all prefixes of a site at once
             increment_multiplies=0,
             shape=(self.method, name),  # of two prefixes, nothing is gained by making them in one product
             call_multiplies=call,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache

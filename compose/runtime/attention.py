@@ -55,7 +55,7 @@ class Core:
     """
 
     key: tuple[int, str]
-    module: nn.Module
+    module: Any
     eager: Callable[..., Any] | None
     position: Any | None
     score: float

@@ -111,7 +111,8 @@ def run_prefixes(frame: Frame, bound: BoundProgram, input: Tensor) -> Prefix:
         input: what the attention reads, [classes x batch, tokens, hidden].
     """
     program = bound.program
-    width = next(operation.part for step in bound.steps for operation in step.operations if operation.part).width
+    parts = (operation.part for step in bound.steps for operation in step.operations)
+    width = next(part.width for part in parts if isinstance(part, PrefixPart))
     nothing = Prefix(input.new_empty((2, 1, 0, width), dtype=bound.dtype))
     pieces = input.to(bound.dtype).chunk(program.classes)
     site = _CoreRun(frame, {index: _Value(nothing, piece) for index, piece in enumerate(pieces)})

@@ -97,7 +97,7 @@ def test_cells(architecture: str, block: str) -> None:
         assert {key[1] for key in made.adapters.specs[site].by_site} == TOGETHER.get(site, {site})
         expression = build(site)
         if block in REFUSED.get(site.rpartition(".")[2], ()):
-            with pytest.raises(CompileError, match="cannot be fused|virtual tokens|prefix acts"):
+            with pytest.raises(CompileError, match=r"cannot be fused|virtual tokens|prefix acts"):
                 made.plan(expression)
             continue
         if block == "Fuse":

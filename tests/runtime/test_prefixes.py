@@ -251,7 +251,9 @@ def test_training_equals_single_runs() -> None:
 def test_compiled(architecture: str) -> None:
     """Without a break, and traced once."""
     torch.compiler.reset()
-    model = model_of(architecture, 2, torch.float32)
+    model = tiny.model(architecture, 1, torch.float32)
+    for seed, name in enumerate(("long", "short")):
+        tiny.randomize(model.add_adapter(name, ADAPTERS[name][0], **ADAPTERS[name][1]), seed)
     plan = model.plan(Parallel(None, BatchSplit("long", "short", sizes=[1, None])))
     compiled = torch.compile(plan.states, fullgraph=True, backend="eager")
     with torch.no_grad():

@@ -99,7 +99,8 @@ def cores_of(anatomy: Anatomy) -> Iterator[Core]:
             stack = (layer.stack, sublayer.name)
             if hasattr(sublayer.core, "relative_attention_bias"):
                 positions[stack] = sublayer.core
-            eager = getattr(sys.modules[type(sublayer.core).__module__], "eager_attention_forward", None)
+            home = sys.modules.get(type(sublayer.core).__module__)
+            eager = getattr(home, "eager_attention_forward", None)
             key = (layer.index, f"{sublayer.name}.core")
             yield Core(key, sublayer.core, eager, positions.get(stack), sublayer.prefix_score)
 

@@ -65,7 +65,9 @@ def test_adapterhubs_files(tmp_path: Path, architecture: str, options: dict[str,
     tiny.randomize(made)
     theirs = prefix_tensors(made.tensors(), spec, made.config, "a")
     content = {**CONFIG, **options}
-    write_adapterhub(tmp_path, content, keys_of(architecture, theirs), binary=True, model_type=architecture, hidden_size=32)
+    write_adapterhub(
+        tmp_path, content, keys_of(architecture, theirs), binary=True, model_type=architecture, hidden_size=32
+    )
     found = read_adapter(tmp_path, spec, "other")
     assert found.name == "other" and found.config == made.config
     assert found.tensors.keys() == made.tensors().keys()
@@ -122,7 +124,9 @@ def test_a_tensor_is_missing(tmp_path: Path) -> None:
     spec = spec_of("bert")
     made = Adapter("a", PrefixConfig(prefix_length=3, bottleneck_size=4), spec)
     tensors = prefix_tensors(made.tensors(), spec, made.config, "a")
-    write_adapterhub(tmp_path, CONFIG, {key: tensor for key, tensor in tensors.items() if "wte" not in key}, hidden_size=32)
+    write_adapterhub(
+        tmp_path, CONFIG, {key: tensor for key, tensor in tensors.items() if "wte" not in key}, hidden_size=32
+    )
     with pytest.raises(FileError, match=r"the weight 'shared.self.embedding' of shape \(3, 32\) is missing"):
         tiny.model().load_adapter(tmp_path)
 

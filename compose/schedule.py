@@ -139,11 +139,11 @@ class _Scheduler:
         """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
         unfolds = False
         for index, sublayer in enumerate(layer.sublayers):
-            for linear in sublayer.linears:
-                values = [self._linear(part, linear.name) for part in parts[index].nodes]
+            for site in sublayer.inner:
+                values = [self._linear(part, site.name) for part in parts[index].nodes]
                 if any(values):
                     entering = [self._root(value) if value else None for value in values]
-                    self._add((layer.index, linear.name), entering, values, [None] * len(values))
+                    self._add((layer.index, site.name), entering, values, [None] * len(values))
             last = index + 1 == len(parts)
             leaving = states.nodes if last else [self._state(node) for node in parts[index + 1].nodes]
             program = self._add(

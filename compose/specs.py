@@ -43,16 +43,16 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `embed`, `layer`, `states`, ...
-        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `layer` (y is a
-            layer's output), `embed` or `states`.
-        width_in: width of the context c: the map's input, or the hidden size.
-        width_out: width of the value y.
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `attn.core`, `embed`, `layer`, `states`, ...
+        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `core` (y is what an
+            attention reads before its tokens' keys and values), `layer` (y is a layer's output), `embed` or `states`.
+        width_in: width of the context c: the map's or the attention's input, or the hidden size.
+        width_out: width of the value y; of a `core` that of the keys and of the values.
         memory: the map reads the encoder's states (keys and values of cross-attention).
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "embed", "layer", "states"]
+    kind: Literal["sublayer", "linear", "core", "embed", "layer", "states"]
     width_in: int
     width_out: int
     memory: bool = False
@@ -69,6 +69,7 @@ class SubLayerSpec:
         multiplies: multiply-adds a token of all its linear maps on the layer's own tokens.
         memory_multiplies: multiply-adds a token of its maps over the encoder's states.
         attention_width: heads x head width of its attention, 0 if it has none.
+        core: the site of its attention itself, None if it has none.
     """
 
     site: SiteSpec
@@ -77,10 +78,16 @@ class SubLayerSpec:
     multiplies: int = 0
     memory_multiplies: int = 0
     attention_width: int = 0
+    core: SiteSpec | None = None
 
     @property
     def name(self) -> str:
         return self.site.name
+
+    @property
+    def inner(self) -> tuple[SiteSpec, ...]:
+        """The sites inside it, before its own."""
+        return self.linears if self.core is None else (*self.linears, self.core)
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class LayerSpec:
     @cached_property
     def sites(self) -> dict[str, SiteSpec]:
         """Every site of the layer by name."""
-        inside = {site.name: site for sub in self.sublayers for site in (*sub.linears, sub.site)}
+        inside = {site.name: site for sub in self.sublayers for site in (*sub.inner, sub.site)}
         return {**inside, LAYER: self.output}
 
     @property

@@ -43,6 +43,8 @@ METHODS = (
     "parallel",
     "pfeiffer",
     "pfeiffer_inv_nice",
+    "prefix",
+    "prefix_flat",
     "prompt",
     "residual_after_ln",
     "scaled_parallel_learned",
@@ -64,7 +66,7 @@ HEADS = (
 def covered(architecture: str, case: str) -> bool:
     """Whether architecture and method are supported."""
     kind, _, what = case.partition("-")
-    if architecture not in ARCHITECTURES or what == "parallel-prefix":
+    if architecture not in ARCHITECTURES:
         return False
     return {"method": what in METHODS, "compose": True, "head": what in HEADS}[kind]
 

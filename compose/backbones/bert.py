@@ -18,6 +18,7 @@ _BERT_SUBLAYERS = (
             "o": "attention.output.dense",
         },
         body=("attention",),
+        core="attention.self",
     ),
     SubLayerTable(
         name="ffn",
@@ -62,6 +63,10 @@ DISTILBERT = BackboneTable(
                         "o": "attention.out_lin",
                     },
                     body=("attention",),
+                    core="attention",
+                    # AdapterHub adds its mask, in which a virtual token has a 1, to the scores: in batches with
+                    # padding, where what adapters learnt rests on it. Here a row does not depend on its batch mates.
+                    prefix_score=1.0,
                 ),
                 SubLayerTable(
                     name="ffn",

@@ -23,6 +23,7 @@ GPT2 = BackboneTable(
                         "o": "attn.c_proj",
                     },
                     body=("attn",),
+                    core="attn",
                 ),
                 SubLayerTable(
                     name="ffn",
@@ -61,6 +62,7 @@ LLAMA = BackboneTable(
                         "o": "self_attn.o_proj",
                     },
                     body=("self_attn",),
+                    core="self_attn",
                 ),
                 SubLayerTable(
                     name="ffn",

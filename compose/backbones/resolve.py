@@ -38,6 +38,8 @@ class SubLayerModules:
     residual_argument: str | None
     norm: Any | None
     linears: tuple[LinearModule, ...]
+    core: Any | None = None
+    prefix_score: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def _sublayer(block: Any, table: SubLayerTable, where: str, problems: list[Probl
         residual_argument=table.residual_argument,
         norm=_find(block, table.norm, problems, where) if table.norm else None,
         linears=tuple(linears),
+        core=_find(block, table.core, problems, where) if table.core else None,
+        prefix_score=table.prefix_score,
     )
 
 
@@ -222,6 +226,10 @@ def _sublayer_spec(block: Any, table: SubLayerTable, modules: SubLayerModules, h
         else:
             multiplies += width_in * width_out
     query = next((site for site in sites if site.name.endswith("attn.q")), None)
+    key = next((site for site in sites if site.name.endswith("attn.k")), None)
+    core = None
+    if key is not None and modules.core is not None:
+        core = SiteSpec(f"{table.name}.core", "core", hidden_size, key.width_out)
     return SubLayerSpec(
         site=SiteSpec(table.name, "sublayer", hidden_size, hidden_size),
         norm="post" if modules.norm is not None else "pre",
@@ -229,6 +237,7 @@ def _sublayer_spec(block: Any, table: SubLayerTable, modules: SubLayerModules, h
         multiplies=multiplies,
         memory_multiplies=memory,
         attention_width=query.width_out if query else 0,
+        core=core,
     )
 
 

@@ -13,6 +13,7 @@ def _attention(name: str, index: int, module: str) -> SubLayerTable:
         residual=f"{path}.layer_norm",
         linears={linear: f"{path}.{module}.{linear}" for linear in ("q", "k", "v", "o")},
         body=(path,),
+        core=f"{path}.{module}",
     )
 
 

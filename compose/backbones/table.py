@@ -36,6 +36,8 @@ class SubLayerTable:
         linears: the short names of linear sites (`q`, `in`) and their modules.
         residual_argument: name of the argument that is x, None for the first.
         body: paths under which all of the sub-layer's linear maps lie, for counting; default: derived.
+        core: the module that calls transformers' attention function, empty if there is none.
+        prefix_score: what is added to the scores of virtual tokens.
     """
 
     name: str
@@ -45,6 +47,8 @@ class SubLayerTable:
     linears: dict[str, LinearPath] = field(default_factory=dict)
     residual_argument: str | None = None
     body: tuple[str, ...] = ()
+    core: str = ""
+    prefix_score: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ VIT = BackboneTable(
                         "o": "attention.o_proj",
                     },
                     body=("attention",),
+                    core="attention",
                 ),
                 SubLayerTable(
                     name="ffn",
@@ -56,6 +57,7 @@ VIT_OLDER = BackboneTable(
                         "o": "attention.output.dense",
                     },
                     body=("attention",),
+                    core="attention.attention",
                 ),
                 SubLayerTable(
                     name="ffn",

@@ -11,6 +11,7 @@ from compose.compile import Options, compile_plan
 from compose.dsl import Branch, Expression, Route, branches, to_text, walk
 from compose.errors import InputError
 from compose.explain.acts import Acts
+from compose.explain.core import core_cost
 from compose.explain.explanation import BYTES, Explanation, HeadRows, LayerRange, Price
 from compose.explain.forks import forks_of
 from compose.graph.cost import (
@@ -139,10 +140,12 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
         sites: list[tuple[str, tuple[str, ...]]] = []
         for sublayer in layer.sublayers:
             cost += sublayer_cost(sublayer, classes * batch.rows, batch.tokens_of(layer), batch.tokens)
-            for site in (*sublayer.linears, sublayer.site):
+            for site in (*sublayer.inner, sublayer.site):
                 program = plan.programs.get((layer.index, site.name))
                 if program is not None:
                     cost += _site_cost(program, vocabulary, batch, batch.tokens_of(layer, site))
+                    if site.kind == "core":
+                        cost += core_cost(program, sublayer, batch.rows, batch.tokens_of(layer, site), vocabulary)
                     sites.append((site.name, Acts(program).texts()))
                     classes = len(program.results)
         output = plan.programs.get((layer.index, LAYER))

@@ -70,10 +70,10 @@ def _through_sublayer(
     vocabulary: Vocabulary,
 ) -> int:
     inputs = [state]
-    for linear in sublayer.linears:
-        if (layer.index, linear.name) in touched:
-            value = graph.add(Operation("linear", layer.index, linear.name), [state])
-            builder = SiteBuilder(graph, vocabulary, layer.index, linear.name)
+    for site in sublayer.inner:
+        if (layer.index, site.name) in touched:
+            value = graph.add(Operation("linear", layer.index, site.name), [state])
+            builder = SiteBuilder(graph, vocabulary, layer.index, site.name)
             inputs.append(builder.act(branch.expression, value).node)
     node = graph.add(Operation("part", layer.index, sublayer.name), inputs)
     closing = "backbone"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
 from compose.dsl.check import check_nesting
 from compose.errors import CompileError, Problem
+from compose.graph.core import core_problems
 from compose.graph.lengths import length_problems
 from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
 from compose.graph.where import marked
@@ -42,6 +43,8 @@ def _problems(node: Expression, vocabulary: Vocabulary) -> Iterator[tuple[str, d
         yield from _fuse_problems(node, vocabulary)
     elif isinstance(node, Stack) and all(name in vocabulary.adapters for name in leaves(node)):
         yield from _stack_problems(node, vocabulary)
+    elif isinstance(node, Block) and all(name in vocabulary.adapters for name in leaves(node)):
+        yield from core_problems(node, vocabulary)
 
 
 def _unknown_adapter(name: str, vocabulary: Vocabulary) -> tuple[str, dict[str, object]]:

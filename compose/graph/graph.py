@@ -36,7 +36,7 @@ class Operation(NamedTuple):
 KINDS: dict[str, str] = {
     "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
     "fork": "a branch's own copy of a state; detail: (branch,)",
-    "linear": "the output of a linear map, before any adapter; input: a state",
+    "linear": "what a linear map, or an attention's core, has before any adapter; input: a state",
     "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
     "layer": "a layer's output, as a value; input: the state after its last sub-layer",
     "embedded": "the embeddings' output as a value; input: that state",

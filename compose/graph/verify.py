@@ -167,7 +167,7 @@ class _Verifier:
         if operation.kind == "part":
             inputs = inputs[1:]
             sublayer = next(sub for sub in layer.sublayers if sub.name == operation.site)
-            linears = {site.name for site in sublayer.linears}
+            linears = {site.name for site in sublayer.inner}
             used = [self.graph.operation(source).site for source in inputs]
             if len(set(used)) < len(used):
                 yield f"it takes a linear map twice: {used}"

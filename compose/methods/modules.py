@@ -14,6 +14,7 @@ from compose.methods.invertible.module import InvertiblePart
 from compose.methods.lora.module import LoraPart
 from compose.methods.mtl_lora.module import MtlLoraPart
 from compose.methods.part import Part
+from compose.methods.prefix.module import PrefixPart, PrefixSources
 from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.reft.module import ReftPart
 from compose.methods.vera.module import VeraFactors, VeraPart
@@ -30,12 +31,14 @@ PARTS: Mapping[str, type[Part]] = {
     "reft": ReftPart,
     "layer_aggregation": AggregationPart,
     "prompt_tuning": PromptPart,
+    "prefix_tuning": PrefixPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""
 
 SHARED: Mapping[str, type[nn.Module]] = {
     "vera": VeraFactors,
     "dvora": VeraFactors,
+    "prefix_tuning": PrefixSources,
 }
 """What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""
 

@@ -84,5 +84,7 @@ PRESETS: Mapping[str, Preset] = {
     "noreft": Preset("reft", NO_REFT, "loreft without the orthogonality"),
     "direft": Preset("reft", DI_REFT, "noreft that adds to the states instead of moving them to a target"),
     "prompt_tuning": Preset("prompt_tuning", {}, "learned vectors before the embeddings (Lester et al., 2021)"),
+    "prefix_tuning": Preset("prefix_tuning", {}, "virtual tokens before the keys and values (Li and Liang, 2021)"),
+    "prefix_tuning_flat": Preset("prefix_tuning", {"flat": True}, "prefix_tuning without the MLP that makes them"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

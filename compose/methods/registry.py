@@ -13,6 +13,7 @@ from compose.methods.dora.spec import DoraConfig, DvoraConfig
 from compose.methods.ia3.spec import Ia3Config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.mtl_lora.spec import MtlLoraConfig
+from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.presets import PRESETS
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.reft.spec import ReftConfig
@@ -30,6 +31,7 @@ METHODS: Mapping[str, type[Config]] = {
         MtlLoraConfig,
         ReftConfig,
         PromptTuningConfig,
+        PrefixConfig,
         AggregationConfig,
     )
 }

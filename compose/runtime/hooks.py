@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from compose.backbones.resolve import Anatomy, LayerModules, LinearModule, SubLayerModules
 from compose.methods.linear_map import LinearMap
 from compose.methods.part import Context
+from compose.runtime.attention import core_input, core_output, cores_of, read_plainly, read_through
 from compose.runtime.bind import BoundProgram
 from compose.runtime.checkpointing import Checkpointing
 from compose.runtime.embedded import act_on_embedded
@@ -58,6 +59,7 @@ class Hooks:
         self.trained = dict(trained or {})
         self.checkpointing = Checkpointing([layer.layer for layer in anatomy.layers])
         self.merged = Merged()
+        self._cores = {core.key: core for core in cores_of(anatomy)}
         self._handles: list[RemovableHandle] = []
         self.installed = False  # a plain flag: Dynamo, which reads it in every call, knows no handles
 
@@ -79,6 +81,10 @@ class Hooks:
             for sublayer in layer.sublayers:
                 self._install_sublayer(layer.index, sublayer)
             self._after(layer.layer, _layer_output(layer))
+        for core in self._cores.values():
+            self._before(core.module, core_input(core))
+            self._after(core.module, core_output(core))
+        read_through(self._cores, self)
 
     def remove(self) -> None:
         """Takes all hooks away; the backbone is as it was."""
@@ -86,6 +92,7 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        read_plainly(self._cores, self)
         self.checkpointing.restore()
 
     def thaw(self, backbone: nn.Module) -> None:

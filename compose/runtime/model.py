@@ -29,6 +29,7 @@ from compose.methods.registry import make_config
 from compose.runtime import files, fresh, merge, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
+from compose.runtime.eject import eject_prefix_tuning
 from compose.runtime.hooks import Hooks, trained_before
 from compose.runtime.host import attention_dropout, host_of
 from compose.runtime.named import NamedModules
@@ -173,6 +174,10 @@ class Model(nn.Module):
         """Forgets a fusion. RegistryError: there is none."""
         self.fusions.remove(name)
         self.version += 1
+
+    def eject_prefix_tuning(self, name: str) -> Adapter:
+        """Turns a prefix that an MLP makes into a flat one, outputs unchanged. ConfigError: it is no prefix."""
+        return eject_prefix_tuning(self, name)
 
     def delete_head(self, name: str) -> None:
         """Forgets a head. RegistryError: there is none."""

@@ -44,7 +44,13 @@ SITES: dict[str, tuple[str, dict[str, Any]]] = {
     "ffn.in": lora(intermediate_lora=True),
     "ffn.out": lora(output_lora=True),
     "layer": ("loreft", {"suffix_positions": 1}),
+    "attn.core": ("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4, "cross_prefix": False}),
+    "cross.attn.core": ("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4, "encoder_prefix": False}),
 }
+TOGETHER = {"cross.attn.core": {"attn.core", "cross.attn.core"}}
+"""What acts at a site never without another: a decoder has prefixes of its own wherever it has those of the encoder."""
+REFUSED = {"core": ("Fuse", "Average", "Split")}
+"""The blocks in which nothing can stand beside an adapter of a site, by the last part of its name."""
 
 BLOCKS: dict[str, Callable[[Expression], Expression]] = {
     "Stack": lambda x: Stack(x, BESIDE),
@@ -89,8 +95,12 @@ def test_cells(architecture: str, block: str) -> None:
     for site in made.adapters:
         if site == BESIDE:
             continue
-        assert {key[1] for key in made.adapters.specs[site].by_site} == {site}
+        assert {key[1] for key in made.adapters.specs[site].by_site} == TOGETHER.get(site, {site})
         expression = build(site)
+        if block in REFUSED.get(site.rpartition(".")[2], ()):
+            with pytest.raises(CompileError, match=r"cannot be fused|virtual tokens|prefix acts"):
+                made.plan(expression)
+            continue
         if block == "Fuse":
             if "f" in made.fusions:
                 made.delete_fusion("f")

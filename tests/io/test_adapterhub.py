@@ -236,7 +236,6 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
         ({**LORA, "dtype": "int8"}, "dtype"),
         ({**LORA, "r": 0}, "r must be"),
         ({"architecture": "mtl_lora"}, "MTL-LoRA is not supported"),
-        ({"architecture": "prefix_tuning"}, "prefix tuning is not supported"),
         ({"architecture": "prompt_tuning"}, "prompt tuning is not supported"),
         ({"architecture": "union", "configs": []}, "a union of methods is not supported"),
         ({"architecture": "magic"}, "no architecture 'magic'"),

@@ -20,7 +20,8 @@ def sublayer(name: str, width: int, inner: int) -> SubLayerSpec:
         SiteSpec(linear, "linear", *widths.get(linear.rpartition(".")[2], (width, width)))
         for linear in linear_sites(name)
     )
-    return SubLayerSpec(SiteSpec(name, "sublayer", width, width), "post", linears)
+    core = SiteSpec(f"{name}.core", "core", width, width) if name.endswith("attn") else None
+    return SubLayerSpec(SiteSpec(name, "sublayer", width, width), "post", linears, core=core)
 
 
 def encoder(layers: int = 2, width: int = 12, inner: int = 20) -> BackboneSpec:

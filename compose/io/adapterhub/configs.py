@@ -15,6 +15,7 @@ from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.registry import METHODS, make_config
 
@@ -29,10 +30,9 @@ _PHM = (
 _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """What activations were called before files had a version."""
 
-_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "prompt_tuning", "reft")
+_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "prefix_tuning", "prompt_tuning", "reft")
 
 _METHODS = {
-    "prefix_tuning": "prefix tuning",
     "union": "a union of methods",
 }
 
@@ -128,6 +128,8 @@ def adapter_config(
     if architecture == "prompt_tuning":
         encoder = all(stack.stack == "encoder" for stack in keys.stacks)
         return _made(lambda: PromptTuningConfig.make({**options, "adapterhub_mask": encoder}), where)
+    if architecture == "prefix_tuning":
+        return _made(lambda: PrefixConfig.make(options), where)
     if architecture in ("lora", "mtl_lora"):
         return _lora(architecture, options, content, keys, where)
     return _bottleneck(options, content, parts, where)

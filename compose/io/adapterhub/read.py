@@ -13,12 +13,14 @@ from compose.errors import FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
+from compose.io.adapterhub.prefixes import read_prefixes
 from compose.io.adapterhub.reft import plain_projections, reft_rows
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
 from compose.methods.linear.spec import LinearConfig
+from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.reft.spec import ReftConfig
 from compose.methods.tensors import SHARED_PREFIX
@@ -115,7 +117,10 @@ def read_adapter(
     head = None
     if with_head and folder.has(HEAD_CONFIG):
         head = read_head(folder, backbone, name)
-    placed = plain_projections(_place(tensors, reader, config, str(own_name), path), path)
+    if isinstance(config, PrefixConfig):
+        placed = read_prefixes(tensors, backbone, config, str(own_name), path)
+    else:
+        placed = plain_projections(_place(tensors, reader, config, str(own_name), path), path)
     return AdapterRecord(wanted, config, placed, head=head, meta=_meta(content))
 
 

@@ -1,0 +1,210 @@
+"""Runs a program at an attention's core: which virtual tokens each row has, and which of them it sees.
+
+What flows there is no tensor of the layer's tokens but the prefix that has been put before them so far; an adapter
+puts its own between that and the tokens. Rows whose prefixes differ in length are padded on the left, so that each
+row's own lies next to its tokens, and the padding is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compose.methods.part import Part
+from compose.methods.prefix.module import PrefixPart
+from compose.runtime.bind import BoundOperation, BoundProgram
+from compose.runtime.frame import Frame
+
+
+class Prefix(NamedTuple):
+    """The virtual tokens of some rows.
+
+    Args:
+        states: their keys and values, [2, rows, length, width]; one row where all have the same.
+        visible: which of them are no padding, [rows, length]; None if all are.
+    """
+
+    states: Tensor
+    visible: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of virtual tokens, padding included."""
+        return self.states.shape[2]
+
+    def padded(self, length: int) -> Prefix:
+        """With padding on the left."""
+        more = length - self.length
+        if not more:
+            return self
+        states = functional.pad(self.states, (0, 0, more, 0))
+        visible = self.visible if self.visible is not None else _all_visible(self)
+        return Prefix(states, functional.pad(visible, (more, 0), value=False))
+
+    def expanded(self, rows: int) -> Prefix:
+        """With as many rows as asked for."""
+        visible = None if self.visible is None else self.visible.expand(rows, -1)
+        return Prefix(self.states.expand(-1, rows, -1, -1), visible)
+
+    def followed_by(self, states: Tensor) -> Prefix:
+        """With further virtual tokens, [2, rows, length, width], next to the row's own."""
+        if not self.length:
+            return Prefix(states)
+        rows = max(self.states.shape[1], states.shape[1])
+        joined = torch.cat([self.states.expand(-1, rows, -1, -1), states.expand(-1, rows, -1, -1)], dim=2)
+        visible = None if self.visible is None else functional.pad(self.visible, (0, states.shape[2]), value=True)
+        return Prefix(joined, visible)
+
+
+def _all_visible(prefix: Prefix) -> Tensor:
+    rows, length = prefix.states.shape[1:3]
+    return torch.ones((rows, length), dtype=torch.bool, device=prefix.states.device)
+
+
+class _Value(NamedTuple):
+    """What flows at the site: the prefix, and what the attention reads, [rows, tokens, hidden]."""
+
+    prefix: Prefix
+    input: Tensor
+
+
+@dataclass
+class _CoreRun:
+    """One run of a program: its registers, and the states of each part that was met."""
+
+    frame: Frame
+    registers: dict[int, _Value]
+    made: dict[int, Tensor] = field(default_factory=dict)
+
+    def states(self, part: PrefixPart) -> Tensor:
+        """The keys and values of a part, made once a run."""
+        if id(part) not in self.made:
+            self.made[id(part)] = part.states(self._hidden(part))
+        return self.made[id(part)]
+
+    def _hidden(self, part: PrefixPart) -> Tensor | None:
+        """What the part's source gives, made once a call where no gradients are asked for.
+
+        Where they are, each layer makes it for itself: a layer that is checkpointed must record the same in its
+        recomputation, which sees nothing of the others, as in its first run.
+        """
+        if part.source is None or torch.is_grad_enabled():
+            return None
+        key = ("prefix source", id(part.source))
+        if key not in self.frame.scratch:
+            self.frame.scratch[key] = part.source()
+        hidden: Tensor = self.frame.scratch[key]
+        return hidden
+
+
+def run_prefixes(frame: Frame, bound: BoundProgram, input: Tensor) -> Prefix:
+    """The virtual tokens of all rows of a call at one attention.
+
+    Args:
+        frame: the call.
+        bound: the program.
+        input: what the attention reads, [classes x batch, tokens, hidden].
+    """
+    program = bound.program
+    parts = (operation.part for step in bound.steps for operation in step.operations)
+    width = next(part.width for part in parts if isinstance(part, PrefixPart))
+    nothing = Prefix(input.new_empty((2, 1, 0, width), dtype=bound.dtype))
+    pieces = input.to(bound.dtype).chunk(program.classes)
+    site = _CoreRun(frame, {index: _Value(nothing, piece) for index, piece in enumerate(pieces)})
+    for step in bound.steps:
+        for operation, output in zip(step.operations, step.outputs, strict=True):
+            site.registers[output] = HANDLERS[operation.operation.kind](site, operation)
+    found = [site.registers[register].prefix for register in program.results]
+    return found[0] if len(found) == 1 else _over_each_other(found, frame.batch)
+
+
+def _over_each_other(prefixes: Sequence[Prefix], rows: int) -> Prefix:
+    """The prefixes of several classes of rows, padded to the longest."""
+    padded = _alike(prefixes)
+    states = torch.cat([prefix.expanded(rows).states for prefix in padded], dim=1)
+    if padded[0].visible is None:
+        return Prefix(states)
+    return Prefix(states, torch.cat([prefix.visible.expand(rows, -1) for prefix in padded]))  # type: ignore[union-attr]
+
+
+def _alike(prefixes: Sequence[Prefix]) -> list[Prefix]:
+    """Padded to the longest; all with a mask of what is visible, or none."""
+    longest = max(prefix.length for prefix in prefixes)
+    padded = [prefix.padded(longest) for prefix in prefixes]
+    if all(prefix.visible is None for prefix in padded):
+        return padded
+    return [
+        prefix if prefix.visible is not None else prefix._replace(visible=_all_visible(prefix)) for prefix in padded
+    ]
+
+
+def _adapter(site: _CoreRun, bound: BoundOperation) -> _Value:
+    value = site.registers[bound.inputs[0]]
+    part: Part | None = bound.part
+    assert isinstance(part, PrefixPart)
+    return value._replace(prefix=value.prefix.followed_by(part.rows(site.states(part), value.input)))
+
+
+def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
+    """The weighted sum of what the children add; compilation saw to it that all add the same number."""
+    value = site.registers[bound.inputs[0]]
+    factors: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    found = [
+        (site.registers[register].prefix, factor) for register, factor in zip(bound.inputs[1:], factors, strict=True)
+    ]
+    children, weights = zip(*[(prefix, factor) for prefix, factor in found if factor], strict=True)
+    base = functional.pad(value.prefix.states, (0, 0, 0, children[0].length - value.prefix.length))
+    states = base
+    for child, weight in zip(children, weights, strict=True):
+        states = states + weight * (child.states - base)
+    return value._replace(prefix=children[0]._replace(states=states))
+
+
+def _split(site: _CoreRun, bound: BoundOperation) -> _Value:
+    value = site.registers[bound.inputs[0]]
+    index = site.frame.selections[bound.chains[0]]
+
+    def take(tensor: Tensor, dimension: int) -> Tensor:
+        if isinstance(index, slice):
+            return tensor.narrow(dimension, index.start, index.stop - index.start)
+        return tensor.index_select(dimension, index)
+
+    prefix = value.prefix
+    if prefix.states.shape[1] > 1:
+        prefix = Prefix(take(prefix.states, 1), None if prefix.visible is None else take(prefix.visible, 0))
+    return _Value(prefix, take(value.input, 0))
+
+
+def _join(site: _CoreRun, bound: BoundOperation) -> _Value:
+    value = site.registers[bound.inputs[0]]
+    given = [value.prefix, *(site.registers[register].prefix for register in bound.inputs[1:])]
+    base, *pieces = _alike(given)
+    joined = base.expanded(len(value.input))
+    for chain, piece in zip(bound.chains, pieces, strict=True):
+        index = site.frame.selections[chain]
+        if isinstance(index, slice):
+            index = torch.arange(index.start, index.stop, device=value.input.device)
+        piece = piece.expanded(len(index))
+        visible = joined.visible
+        if visible is not None and piece.visible is not None:
+            visible = visible.index_copy(0, index, piece.visible)
+        joined = Prefix(joined.states.index_copy(1, index, piece.states), visible)
+    return value._replace(prefix=joined)
+
+
+def _dropped(site: _CoreRun, bound: BoundOperation) -> _Value:
+    return site.registers[bound.inputs[0]]
+
+
+HANDLERS: Mapping[str, Callable[[_CoreRun, BoundOperation], _Value]] = {
+    "adapter": _adapter,
+    "average": _average,
+    "split": _split,
+    "join": _join,
+    "dropped": _dropped,
+}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from compose.methods.fusion.module_fold import Folded
+    from compose.methods.fusion.module_fold import Products
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
     from compose.runtime.rows import Chain
@@ -40,7 +40,7 @@ class Frame:
     owner: object
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
-    folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
+    folds: Mapping[FoldKey, Products] = field(default_factory=dict)
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)
     temperatures: dict[tuple[str, int, str], Tensor | None] = field(default_factory=dict)

@@ -10,9 +10,7 @@ from compose.methods.fusion.spec import FusionConfig, FusionOptions
 from compose.methods.presets import Preset
 from compose.methods.scalearn.spec import ScaLearnConfig
 
-FUSION_METHODS: Mapping[str, type[FusionOptions]] = {
-    config.method: config for config in (FusionConfig, ScaLearnConfig)
-}
+FUSION_METHODS: Mapping[str, type[FusionOptions]] = {config.method: config for config in (FusionConfig, ScaLearnConfig)}
 
 STATIC: Mapping[str, Any] = {"value": False, "regularization": False, "value_initialized": False}
 FUSION_PRESETS: Mapping[str, Preset] = {

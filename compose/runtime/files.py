@@ -31,8 +31,7 @@ def fingerprint(model: Model) -> io.Fingerprint:
 
 def save_adapter(model: Model, name: str, folder: str | Path, with_head: bool) -> None:
     """Writes an adapter, with the head of its name if asked for."""
-    head = _head_record(model, name) if with_head else None
-    io.save_adapter(_adapter_record(model, name, head), folder)
+    io.save_adapter(adapter_record(model, name, with_head), folder)
 
 
 def save_fusion(model: Model, fuse: Fuse | str, folder: str | Path) -> None:
@@ -58,15 +57,25 @@ def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
     io.save_composition(record, folder)
 
 
+def adapter_record(model: Model, name: str, with_head: bool) -> AdapterRecord:
+    """An adapter as its file would hold it, with the head of its name if asked for."""
+    return _adapter_record(model, name, _head_record(model, name) if with_head else None)
+
+
+def keep_adapter(model: Model, record: AdapterRecord) -> None:
+    """Takes an adapter from a record, with its head where it has one."""
+    finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]
+    if record.head is not None:
+        finished.append((model.heads, record.head.name, _head(model, record.head)))
+    _register(model, finished)
+
+
 def load_adapter(model: Model, folder: str | Path, name: str | None, with_head: bool, allow_backbone: bool) -> str:
     """Loads an adapter, with its head if asked for."""
     record = io.read_adapter(folder, model.spec, name, with_head, fingerprint(model), allow_backbone)
     if with_head and record.head is None:
         raise FileError("there is no head beside the adapter", where=str(folder), hint="with_head=False")
-    finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]
-    if record.head is not None:
-        finished.append((model.heads, record.head.name, _head(model, record.head)))
-    _register(model, finished)
+    keep_adapter(model, record)
     return record.name
 
 

@@ -110,7 +110,7 @@ class FusionPart(nn.Module):
 
     def advance(self) -> None:
         """One training step: what depends on their number changes."""
-        return None
+        return
 
     def regularization_loss(self) -> Tensor:
         """What is to be added to the loss, a scalar."""

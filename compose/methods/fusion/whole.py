@@ -40,15 +40,15 @@ class Fusion(nn.Module):
         self.name = name
         self.config = config
         self.candidates = tuple(candidates)
-        self.children = len(self.candidates) if children is None else children
-        self.spec = config.describe(name, sites, self.children)
+        self.child_count = len(self.candidates) if children is None else children
+        self.spec = config.describe(name, sites, self.child_count)
         # Weights that layers share stand at the first layer that has the site.
         self._homes = {key: _home(key, sites) if config.shares_layers else key for key in sorted(sites)}
         served = Counter(self._homes.values())
         build = cast(Callable[..., FusionPart], FUSION_PARTS[config.method])
         self.parts = nn.ModuleDict(
             {
-                key_of(*home): build(config, FusionPlace(sites[home], self.children, layers, dropout))
+                key_of(*home): build(config, FusionPlace(sites[home], self.child_count, layers, dropout))
                 for home, layers in served.items()
             }
         )

@@ -44,7 +44,7 @@ def merge(
     """Merge saved adapters of one method into one, without loading a backbone."""
     from compose import io
     from compose.io.merging import merge_records
-    from compose.methods.merging import Merge
+    from compose.methods.merging.merge import Merge
 
     wanted = Merge.make(kind=kind, weights=_numbers(weights), density=density, scale=scale, rank=rank, seed=seed)
     if into.exists() and (not into.is_dir() or any(into.iterdir())):

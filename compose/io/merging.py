@@ -9,7 +9,8 @@ import torch
 
 from compose.errors import ConfigError, FileError, Problem
 from compose.io.records import AdapterRecord, HeadRecord
-from compose.methods.merging import Donor, Merge
+from compose.methods.merging.merge import Merge
+from compose.methods.merging.rules import Donor
 
 
 def merge_records(records: Sequence[AdapterRecord], name: str, merge: Merge, with_heads: bool = False) -> AdapterRecord:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from compose.io.merging import merge_records
 from compose.methods.adapter import Adapter
-from compose.methods.merging import Merge
+from compose.methods.merging.merge import Merge
 from compose.runtime import files
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def merge_adapters(
         kind: `linear`, `task_arithmetic`, `ties`, `dare_linear`, `dare_ties`, and for LoRAs `concat`, `svd`,
             `ties_svd`, `dare_linear_svd`, `dare_ties_svd`.
         with_heads: merge the heads of the adapters' names too; these must have the same labels.
-        **options: `weights`, `density`, `scale`, `rank` and `seed`; see `compose.methods.merging.Merge`.
+        **options: `weights`, `density`, `scale`, `rank` and `seed`; see `compose.methods.merging.merge.Merge`.
 
     Raises:
         RegistryError: there is no adapter or head of a name, or the new name is taken or not legal.

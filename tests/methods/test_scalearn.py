@@ -196,3 +196,18 @@ def test_gradients_reach_scales_alone_and_they_do_not_decay() -> None:
     assert [id(parameter) for parameter in model.fusions["f"].undecayed()] == [
         id(parameter) for parameter in model.fusions["f"].parameters()
     ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_compiled_plans_take_products_that_were_made_before(preset: str) -> None:
+    expression = Fuse("a", None, "c", name="f")
+    model = fused(preset, expression)
+    batch = tiny.inputs("bert", 3, 7)
+    plan = model.plan(expression)
+    optimized = plan.optimize(backend="eager")
+    for _ in range(2):
+        with torch.no_grad():
+            found = optimized.states(**batch).last_hidden_state
+            wanted = plan.states(**batch).last_hidden_state
+            torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+            model.fusions["f"].part(1, "ffn").scales.mul_(2)

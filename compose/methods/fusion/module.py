@@ -177,7 +177,7 @@ class AttentionPart(FusionPart):
     def undecayed(self) -> Iterator[nn.Parameter]:
         """The value matrix, where it is drawn to the identity instead."""
         if self.value is not None and self.config.regularization:
-            yield self.value.weight
+            yield from self.value.parameters()
 
     @property
     def reads_before_norm(self) -> bool:

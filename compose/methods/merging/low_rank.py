@@ -27,6 +27,11 @@ def of_deltas(parts: Mapping[str, Pair]) -> dict[str, Tensor]:
     return {site: b @ a for site, (b, a) in parts.items()}
 
 
+def as_factors(deltas: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """Dense increments as products: with the identity."""
+    return {site: (delta, torch.eye(delta.shape[1]).to(delta)) for site, delta in deltas.items()}
+
+
 def concatenated(parts: Sequence[Mapping[str, Pair]], weights: Sequence[float]) -> dict[str, Pair]:
     """Factors whose product is the weighted sum of the products: the factors of all side by side."""
     return {

@@ -227,6 +227,11 @@ class FusionSpec:
     kind: FusionKind = "attention"
     children: int = 0
 
+    @property
+    def by_place(self) -> bool:
+        """Whether each child has weights of its own, by its place in the Fuse."""
+        return self.kind != "attention"
+
 
 @dataclass(frozen=True)
 class HeadSpec:

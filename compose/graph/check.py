@@ -131,7 +131,7 @@ def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, di
         yield f"there are no weights for the fusion '{fusion}'", fields
         return
     spec = vocabulary.fusions[fusion]
-    if spec.kind != "attention" and spec.children != len(fuse.children):
+    if spec.by_place and spec.children != len(fuse.children):
         yield (
             f"the fusion '{fusion}' scales {spec.children} children, but this Fuse has {len(fuse.children)}",
             {

@@ -141,7 +141,7 @@ def _fusion(
 ) -> Cost:
     """A fusion over so many tokens of all rows: see `FusionPart`, which has a method for each form."""
     spec, width = vocabulary.fusions[operation.name], site.width_out
-    if spec.kind != "attention":
+    if spec.by_place:
         return _scaling(operation, sources, site, vocabulary, tokens)
     square = width * width
     query, key, value = (square * has for has in (spec.query, spec.key, spec.value))

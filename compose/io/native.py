@@ -136,7 +136,9 @@ def load_fusion(folder: str | Path, name: str | None = None, inner: str = "") ->
         raise FileError("'children' is not a list of names", where=where)
     try:
         # Files from before there were other kinds do not name theirs.
-        config = fusion_config_from_dict(str(manifest.get("method", "attention")), _object(manifest, "config", where))
+        config = fusion_config_from_dict(
+            str(manifest.get("method", "adapter_fusion")), _object(manifest, "config", where)
+        )
     except ComposeError as error:
         raise _in_file(error, where) from error
     wanted = check_record_name(manifest.get("name") if name is None else name, "fusion", where)

@@ -14,8 +14,8 @@ FUSION_METHODS: Mapping[str, type[FusionOptions]] = {config.method: config for c
 
 STATIC: Mapping[str, Any] = {"value": False, "regularization": False, "value_initialized": False}
 FUSION_PRESETS: Mapping[str, Preset] = {
-    "dynamic": Preset("attention", {}, "attention with a value matrix (Pfeiffer et al., 2021)"),
-    "static": Preset("attention", STATIC, "attention without a value matrix"),
+    "dynamic": Preset("adapter_fusion", {}, "attention with a value matrix (Pfeiffer et al., 2021)"),
+    "static": Preset("adapter_fusion", STATIC, "attention without a value matrix"),
     "scalearn": Preset("scalearn", {}, "a scale for each element of a child's increment (Frohmann et al., 2024)"),
     "scalearn_uniform": Preset("scalearn", {"uniform": True}, "a scale for each child"),
     "scalearn++": Preset("scalearn", {"shared": True}, "scalearn with the same scales in all layers"),

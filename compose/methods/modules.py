@@ -20,7 +20,7 @@ PARTS: Mapping[str, type[Part]] = {
 """By method; each is built from (config, its ActingSpec, the SiteSpec)."""
 
 FUSION_PARTS: Mapping[str, type[FusionPart]] = {
-    "attention": AttentionPart,
+    "adapter_fusion": AttentionPart,
     "scalearn": ScaLearnPart,
 }
 """By kind of fusion; each is built from (config, its FusionPlace)."""

@@ -41,10 +41,9 @@ def fusion_from(model: Model, record: FusionRecord) -> Fusion:
     sites: Iterable[tuple[int, str]] = sites_of_tensors(record.tensors)
     if not record.tensors:  # without matrices it can act anywhere
         sites = [(layer.index, site) for layer in model.spec.layers for site in layer.sites]
-    children = len(record.children)
-    if record.config.method == "scalearn":
-        # A child may be of several adapters, or of none: its scales tell how many there are.
-        children = next((len(tensor) for tensor in record.tensors.values() if tensor.dim()), children)
+    # A child may be of several adapters, or of none: where each has scales, these tell how many there are.
+    scales = (tensor for name, tensor in record.tensors.items() if name.endswith(".scales") and tensor.dim())
+    children = next((len(tensor) for tensor in scales), len(record.children))
     widths = _widths(model, record.config, sites)
     fusion = Fusion(record.name, record.config, widths, attention_dropout(model.config), record.children, children)
     fusion.to(model.adapter_dtype).load_tensors(record.tensors)

@@ -124,7 +124,7 @@ def _register(model: Model, name: str, left: Fuse, kept: tuple[int, ...]) -> Non
     model.fusions.require_free(new)
     held = model.fusions[name]
     tensors = held.tensors()
-    if held.spec.kind != "attention":
+    if held.spec.by_place:
         tensors = {key: tensor[list(kept)] for key, tensor in tensors.items()}
     record = FusionRecord(new, held.config, leaves(left), tensors)
     model.register(model.fusions, new, fusion_from(model, record))

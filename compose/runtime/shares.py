@@ -80,7 +80,7 @@ def fusion_shares(plan: RunnablePlan, fuse: Fuse, data: Sequence[Any]) -> list[S
 
 def candidates(model: Model, fuse: Fuse, layer: int, site: str) -> tuple[int, ...]:
     """The places of the children that a Fuse weighs at a site; those that have scales of their own are all there."""
-    if model.fusions[own_name(fuse) or ""].spec.kind != "attention":
+    if model.fusions[own_name(fuse) or ""].spec.by_place:
         return tuple(range(len(fuse.children)))
     return tuple(place for place, child in enumerate(fuse.children) if _counts(model, child, layer, site))
 

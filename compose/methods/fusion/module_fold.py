@@ -134,7 +134,7 @@ class Folds:
         # leaving inference mode: products made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
             built = build()
-            made = cast(Made, type(built)(*(None if one is None else one.detach() for one in built)))  # type: ignore[arg-type]
+            made = type(built)(*(None if one is None else one.detach() for one in built))  # type: ignore[arg-type]
         if not any(source.is_inference() for source in sources):  # these count no versions
             new = Kept(shape, tuple(Watched.of(source) for source in sources), made)
             alive = [kept for kept in self._kept if all(seen.unchanged() for seen in kept.watched)]

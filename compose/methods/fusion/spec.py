@@ -67,7 +67,7 @@ class FusionConfig(FusionOptions):
         ConfigError: with a problem for every option that is out of range.
     """
 
-    method: ClassVar[str] = "attention"
+    method: ClassVar[str] = "adapter_fusion"
 
     key: bool = option(True, FLAG)
     query: bool = option(True, FLAG)

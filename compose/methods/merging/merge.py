@@ -90,7 +90,8 @@ class Merge:
         if self.kind not in KINDS:
             raise ConfigError(f"there is no kind of merging {self.kind!r}", got=str(self.kind), legal=tuple(KINDS))
         if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(self.weights))
+            given = self.weights if isinstance(self.weights, Sequence) else (self.weights,)
+            object.__setattr__(self, "weights", tuple(given))
         found = [Problem(what, where=self.kind, hint=hint) for what, hint in self._faults(KINDS[self.kind])]
         if found:
             raise ConfigError(found)

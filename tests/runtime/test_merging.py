@@ -143,6 +143,17 @@ def test_what_the_command_refuses(
     assert not (saved / "out").exists()
 
 
+def test_adapters_of_different_backbones_are_not_merged(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = texts.bert()
+    tiny.randomize(backbone, 9)
+    model = compose.attach(backbone, texts.tokenizer())
+    model.add_adapter("other", "lora", r=2)
+    model.save_adapter("other", saved / "other")
+    assert call("adapter", "merge", str(saved / "one"), str(saved / "other"), "--into", str(saved / "out")) == 2
+    said = capsys.readouterr().err
+    assert "'one' and 'other'" in said and "they are of different backbones" in said
+
+
 def hub() -> Path:
     """An AdapterHub folder of the golden cases."""
     return next(path.parent for path in sorted(GOLDEN.rglob("adapter_config.json")))

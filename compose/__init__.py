@@ -26,7 +26,9 @@ _PUBLIC = {
     "compose.heads.output": ("MultiHeadOutput",),
     "compose.runtime.agreement": ("agreement",),
     "compose.runtime.attach": ("attach", "load", "load_plan"),
+    "compose.runtime.merging": ("merge_adapters",),
     "compose.runtime.model": ("Model",),
+    "compose.runtime.pruning": ("prune_fusion",),
     "compose.train.collator": ("TaskCollator",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -13,7 +13,9 @@ from compose.runtime.agreement import agreement as agreement
 from compose.runtime.attach import attach as attach
 from compose.runtime.attach import load as load
 from compose.runtime.attach import load_plan as load_plan
+from compose.runtime.merging import merge_adapters as merge_adapters
 from compose.runtime.model import Model as Model
+from compose.runtime.pruning import prune_fusion as prune_fusion
 from compose.train.collator import TaskCollator as TaskCollator
 
 __version__: str

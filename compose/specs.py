@@ -25,6 +25,8 @@ LAYER = "layer"
 
 Closing = Literal["backbone", "adapter"]
 """Who closes a sub-layer site: the backbone (residual addition and LayerNorm), or the adapter."""
+FusionKind = Literal["attention", "scale", "scales"]
+"""What weighs a fusion's children: attention, a scale for each, or one for each element of their increments."""
 
 
 def linear_sites(sublayer: str) -> tuple[str, ...]:
@@ -260,9 +262,10 @@ class FusionSpec:
 
     Args:
         name: its own name.
-        children: number of candidates that its weights were made for (any number works).
         sites: (layer, site) pairs at which it has weights.
         query, key, value: which matrices it has.
+        kind: what weighs the children.
+        children: of those that scale, how many they are for; attention weighs any number.
     """
 
     name: str
@@ -270,6 +273,13 @@ class FusionSpec:
     query: bool = True
     key: bool = True
     value: bool = True
+    kind: FusionKind = "attention"
+    children: int = 0
+
+    @property
+    def by_place(self) -> bool:
+        """Whether each child has weights of its own, by its place in the Fuse."""
+        return self.kind != "attention"
 
 
 @dataclass(frozen=True)

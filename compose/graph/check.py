@@ -148,7 +148,16 @@ def _fuse_problems(fuse: Fuse, vocabulary: Vocabulary) -> Iterator[tuple[str, di
             fields["why"] = "this model has no fusions yet"
         yield f"there are no weights for the fusion '{fusion}'", fields
         return
-    missing = sorted(fusion_sites(fuse, vocabulary) - vocabulary.fusions[fusion].sites)
+    spec = vocabulary.fusions[fusion]
+    if spec.by_place and spec.children != len(fuse.children):
+        yield (
+            f"the fusion '{fusion}' scales {spec.children} children, but this Fuse has {len(fuse.children)}",
+            {
+                "why": "each child has scales of its own, by its place",
+                "hint": "add a fusion of another name for these children",
+            },
+        )
+    missing = sorted(fusion_sites(fuse, vocabulary) - spec.sites)
     if missing:
         layer, site = missing[0]
         yield (

@@ -142,6 +142,8 @@ def _fusion(
 ) -> Cost:
     """A fusion over so many tokens of all rows: see `FusionPart`, which has a method for each form."""
     spec, width = vocabulary.fusions[operation.name], site.width_out
+    if spec.by_place:
+        return _scaling(operation, sources, site, vocabulary, tokens)
     square = width * width
     query, key, value = (square * has for has in (spec.query, spec.key, spec.value))
     if not operation.form:
@@ -159,6 +161,21 @@ def _fusion(
     # Dense candidates are compared with the query itself, so that only query and key fold into one.
     square_left = (square if spec.query or spec.key else 0) + value
     return Cost((square_left + once) * tokens, square_left + once // 2)
+
+
+def _scaling(
+    operation: Operation,
+    sources: Sequence[Operation | None],
+    site: SiteSpec,
+    vocabulary: Vocabulary,
+    tokens: float,
+) -> Cost:
+    """A fusion that scales: what its children leave to it is one product; see `ScaLearnPart`."""
+    spec, width = vocabulary.fusions[operation.name], site.width_out
+    scales = spec.children * (1 if spec.kind == "scale" else width)
+    factored = [source for source in sources if source is not None and source.form == "low_rank"]
+    ups = width * sum(_part(source, vocabulary).rank for source in factored)
+    return Cost(ups * tokens, ups + (0 if operation.form == "folded" else scales))
 
 
 def _columns(part: ActingSpec) -> int:

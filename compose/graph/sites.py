@@ -245,6 +245,9 @@ class SiteBuilder:
 
     def _candidates(self, fuse: Fuse, node: int, last: str) -> tuple[list[int], tuple[object, ...]]:
         found = [self.increment(child, node, last) for child in fuse.children]
+        if self.vocabulary.fusions[own_name(fuse) or ""].by_place:
+            # Each child has scales of its own, and its place among them: one without weights here counts nothing.
+            found = [ZERO if candidate == ABSENT else candidate for candidate in found]
         present = [candidate for candidate in found if candidate != ABSENT]
         slots = tuple(candidate != ZERO for candidate in present)
         return [node, *(candidate for candidate in present if candidate >= 0)], (last, slots)

@@ -15,7 +15,7 @@ from compose.io.fingerprint import Fingerprint
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, as_file_error, check_record_name
 from compose.io.store import View, commit, pair_files, read_pair
 from compose.methods.config import Config
-from compose.methods.fusion.spec import FusionConfig
+from compose.methods.fusions import fusion_config_from_dict
 from compose.methods.registry import config_from_dict
 
 VERSION = 1
@@ -24,7 +24,7 @@ VERSION = 1
 _COMMON = ("name", "kind", "version", "fingerprint", "meta", "sha256")
 KEYS = {
     "adapter": (*_COMMON, "method", "config", "expression", "head"),
-    "fusion": (*_COMMON, "config", "children"),
+    "fusion": (*_COMMON, "method", "config", "children"),
     "head": (*_COMMON, "config"),
 }
 """The keys that manifests have."""
@@ -78,6 +78,7 @@ def fusion_files(record: FusionRecord, inner: str = "") -> Files:
     """The files of a fusion; see `adapter_files`."""
     manifest = {
         **_common(record.name, "fusion", record.fingerprint, record.meta),
+        "method": record.config.method,
         "config": record.config.to_dict(),
         "children": list(record.children),
     }
@@ -134,7 +135,10 @@ def load_fusion(folder: str | Path, name: str | None = None, inner: str = "") ->
     if not isinstance(children, list) or not all(isinstance(child, str) for child in children):
         raise FileError("'children' is not a list of names", where=where)
     try:
-        config = FusionConfig.make(_object(manifest, "config", where))
+        # Files from before there were other kinds do not name theirs.
+        config = fusion_config_from_dict(
+            str(manifest.get("method", "adapter_fusion")), _object(manifest, "config", where)
+        )
     except ComposeError as error:
         raise _in_file(error, where) from error
     wanted = check_record_name(manifest.get("name") if name is None else name, "fusion", where)

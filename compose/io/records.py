@@ -14,7 +14,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import HeadConfig
 from compose.io.fingerprint import Fingerprint
 from compose.methods.config import Config
-from compose.methods.fusion.spec import FusionConfig
+from compose.methods.fusion.spec import FusionOptions
 
 
 @dataclass
@@ -73,7 +73,7 @@ class FusionRecord:
     """
 
     name: str
-    config: FusionConfig
+    config: FusionOptions
     children: tuple[str, ...]
     tensors: dict[str, Tensor]
     fingerprint: Fingerprint | None = None
@@ -110,10 +110,11 @@ def fusion_sites(tensors: Mapping[str, Tensor]) -> dict[tuple[int, str], int]:
     """
     found: dict[tuple[int, str], int] = {}
     for name, tensor in sorted(tensors.items()):
-        match = re.fullmatch(r"(\d+)\.(.+?)\.(?:(?:query|key|value)\.\w+|temperature)", name)
-        if match:  # a temperature alone has no width
+        match = re.fullmatch(r"(\d+)\.(.+?)\.(?:(?:query|key|value)\.\w+|temperature|scales)", name)
+        if match:  # a temperature, or one scale for each child, says no width
             site = int(match[1]), match[2]
-            found[site] = max(found.get(site, 0), tensor.shape[-1] if tensor.dim() else 0)
+            width = tensor.shape[-1] if tensor.dim() and tensor.shape[-1] > 1 else 0
+            found[site] = max(found.get(site, 0), width)
     return found
 
 

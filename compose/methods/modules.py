@@ -1,4 +1,4 @@
-"""The modules of each method."""
+"""The modules of each method, and of each kind of fusion."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import nn
 from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.dora.module import DoraPart, DvoraPart
+from compose.methods.fusion.module import AttentionPart
+from compose.methods.fusion.part import FusionPart
 from compose.methods.ia3.module import Ia3Part
 from compose.methods.invertible.module import InvertiblePart
 from compose.methods.lora.module import LoraPart
@@ -17,6 +19,7 @@ from compose.methods.part import Part
 from compose.methods.prefix.module import PrefixPart, PrefixSources
 from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.reft.module import ReftPart
+from compose.methods.scalearn.module import ScaLearnPart
 from compose.methods.vera.module import VeraFactors, VeraPart
 from compose.specs import EMBED
 
@@ -51,3 +54,10 @@ OTHERS: Mapping[tuple[str, str], type[Part]] = {
 def part_of(method: str, site: str) -> type[Part]:
     """The module of a method at a site."""
     return OTHERS.get((method, site)) or PARTS[method]
+
+
+FUSION_PARTS: Mapping[str, type[FusionPart]] = {
+    "adapter_fusion": AttentionPart,
+    "scalearn": ScaLearnPart,
+}
+"""By kind of fusion; each is built from (config, its FusionPlace)."""

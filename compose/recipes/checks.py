@@ -22,7 +22,7 @@ from compose.dsl import (
 )
 from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import make_head_config
-from compose.methods.fusion.spec import make_fusion_config
+from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.schema import Bundled, Recipe, Stage

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compose.dsl import Drop, Fuse, fuses, leaves, own_name, to_text
+from compose.dsl import Drop, Fuse, fuses, own_name, to_text
 from compose.recipes.experiment import Experiment, single_plans, task_names
 from compose.recipes.schema import Compare, DropCurve
-from compose.runtime.batches import batches, default_tokens
 from compose.runtime.runnable import RunnablePlan
+from compose.runtime.shares import child_names, fusion_shares
 from compose.runtime.texts import batch_of
 from compose.train.evaluate import Scores, evaluate, kind_of
 from compose.train.head_only import head_only
@@ -118,49 +118,23 @@ def fusion_attention(experiment: Experiment) -> dict[str, dict[str, Any]]:
             for fuse in fuses(single.expression):
                 if own_name(fuse) not in found:
                     inputs = [example.input for example in experiment.test_examples([task])[task]]
-                    found[own_name(fuse) or ""] = _attention(experiment, single, fuse, inputs)
+                    found[own_name(fuse) or ""] = _attention(single, fuse, inputs)
     return found
 
 
-def _attention(experiment: Experiment, plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[str, Any]:
-    sums: dict[tuple[int, str], Tensor] = {}
-    count = 0
-    model = experiment.model
-    features = [item.rows[0].features for item in encode_inputs(model, inputs)]
-    tokens = default_tokens(model.device.type)
-    for places in batches([len(row["input_ids"]) for row in features], batch_tokens=tokens):
-        batch: dict[str, Any] = batch_of([features[place] for place in places], model.tokenizer, model.device)
-        mask = batch["attention_mask"].bool()
-        count += int(mask.sum())
-        weights = plan.fusion_attention(**batch)[own_name(fuse) or ""]
-        for layer, sites in weights.items():
-            for site, values in sites.items():
-                # A fusion that stands twice in a branch answers for the batch twice.
-                block = values.reshape(-1, *mask.shape, values.shape[-1]).mean(0)
-                total = block[mask].double().sum(0)
-                sums[layer, site] = sums.get((layer, site), torch.zeros_like(total)) + total
+def _attention(plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[str, Any]:
+    names = child_names(fuse)
     rows: list[dict[str, Any]] = [
         {
-            "layer": layer,
-            "site": site,
-            "weights": dict(zip(_candidates(experiment, fuse, layer, site), (total / count).tolist(), strict=True)),
+            "layer": found.layer,
+            "site": found.site,
+            "weights": {names[place]: share for place, share in found.shares.items()},
         }
-        for (layer, site), total in sorted(sums.items())
+        for found in fusion_shares(plan, fuse, inputs)
     ]
-    names = dict.fromkeys(name for row in rows for name in row["weights"])
-    mean = {name: statistics.fmean(row["weights"].get(name, 0.0) for row in rows) for name in names}
+    seen = dict.fromkeys(name for row in rows for name in row["weights"])
+    mean = {name: statistics.fmean(row["weights"].get(name, 0.0) for row in rows) for name in seen}
     return {"expression": to_text(fuse), "rows": rows, "mean": mean}
-
-
-def _candidates(experiment: Experiment, fuse: Fuse, layer: int, site: str) -> list[str]:
-    """The children with weights at a site; None is one everywhere."""
-    names: list[str] = []
-    for child in fuse.children:
-        specs = [experiment.model.adapters[name].spec for name in leaves(child)]
-        if child is None or any((layer, site) in spec.by_site for spec in specs):
-            name = own_name(child) or to_text(child)
-            names.append(name if name not in names else f"{name} ({len(names)})")
-    return names
 
 
 def compare_passes(

@@ -112,10 +112,10 @@ class Head(OpenSection):
 
 
 class Fusion(OpenSection):
-    """A fusion: the Fuse that it is for, `dynamic` (with a value matrix) or `static`, and options."""
+    """A fusion: the Fuse that it is for, its kind (`dynamic`: attention with a value matrix), and options."""
 
     expression: Text
-    kind: Literal["dynamic", "static"] = "dynamic"
+    kind: Literal["dynamic", "static", "scalearn", "scalearn_uniform", "scalearn++", "scalearn_uniform++"] = "dynamic"
 
 
 class Stage(Section):

@@ -10,7 +10,7 @@ import torch
 
 from compose.graph.graph import Operation
 from compose.graph.sites import Span
-from compose.methods.fusion.module import FusionPart
+from compose.methods.fusion.part import FusionPart
 from compose.methods.part import Part
 from compose.plan import SiteProgram
 from compose.runtime.named import NamedModules

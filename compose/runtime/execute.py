@@ -197,7 +197,7 @@ def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:
     given = iter(bound.inputs[1:])
     slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
     candidates = [site.registers[next(given)] if filled else None for filled in slots]
-    query = prepared.query_before_norm if fusion.config.query_before_ln else prepared.query
+    query = prepared.query_before_norm if fusion.reads_before_norm else prepared.query
     assert bound.fold is not None
     forms: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
         "": fusion.reference,

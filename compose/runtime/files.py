@@ -12,8 +12,8 @@ from compose.heads.build import build_head
 from compose.heads.head import Head
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
 from compose.methods.adapter import Adapter
-from compose.methods.fusion.module import Fusion
-from compose.runtime.host import attention_dropout, host_of
+from compose.runtime.fusions import fusion_from
+from compose.runtime.host import host_of
 from compose.runtime.merge import original_parameters
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
@@ -32,8 +32,7 @@ def fingerprint(model: Model) -> io.Fingerprint:
 
 def save_adapter(model: Model, name: str, folder: str | Path, with_head: bool) -> None:
     """Writes an adapter, with the head of its name if asked for."""
-    head = _head_record(model, name) if with_head else None
-    io.save_adapter(_adapter_record(model, name, head), folder)
+    io.save_adapter(adapter_record(model, name, with_head), folder)
 
 
 def save_fusion(model: Model, fuse: Fuse | str, folder: str | Path) -> None:
@@ -59,6 +58,19 @@ def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
     io.save_composition(record, folder)
 
 
+def adapter_record(model: Model, name: str, with_head: bool) -> AdapterRecord:
+    """An adapter as its file would hold it, with the head of its name if asked for."""
+    return _adapter_record(model, name, _head_record(model, name) if with_head else None)
+
+
+def keep_adapter(model: Model, record: AdapterRecord) -> None:
+    """Takes an adapter from a record, with its head where it has one."""
+    finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]
+    if record.head is not None:
+        finished.append((model.heads, record.head.name, _head(model, record.head)))
+    _register(model, finished)
+
+
 def load_adapter(
     model: Model,
     folder: str | Path,
@@ -72,17 +84,14 @@ def load_adapter(
     record = io.read_adapter(folder, model.spec, name, with_head, own, allow_backbone, subtract_projection)
     if with_head and record.head is None:
         raise FileError("there is no head beside the adapter", where=str(folder), hint="with_head=False")
-    finished: list[Finished] = [(model.adapters, record.name, _adapter(model, record))]
-    if record.head is not None:
-        finished.append((model.heads, record.head.name, _head(model, record.head)))
-    _register(model, finished)
+    keep_adapter(model, record)
     return record.name
 
 
 def load_fusion(model: Model, folder: str | Path, name: str | None, allow_backbone: bool) -> str:
     """Loads a fusion."""
     record = io.read_fusion(folder, model.spec, name, fingerprint(model), allow_backbone)
-    _register(model, [(model.fusions, record.name, _fusion(model, record))])
+    _register(model, [(model.fusions, record.name, fusion_from(model, record))])
     return record.name
 
 
@@ -98,7 +107,7 @@ def load_composition(model: Model, folder: str | Path, allow_backbone: bool) -> 
     record = io.read_composition(folder, fingerprint(model), allow_backbone)
     finished: list[Finished] = []
     finished += [(model.adapters, name, _adapter(model, found)) for name, found in record.adapters.items()]
-    finished += [(model.fusions, name, _fusion(model, found)) for name, found in record.fusions.items()]
+    finished += [(model.fusions, name, fusion_from(model, found)) for name, found in record.fusions.items()]
     finished += [(model.heads, name, _head(model, found)) for name, found in record.heads.items()]
     _register(model, finished)
     return record.expression
@@ -128,20 +137,6 @@ def _adapter(model: Model, record: AdapterRecord) -> Adapter:
     adapter = Adapter(record.name, record.config, model.spec)
     adapter.to(model.adapter_dtype).load_tensors(record.tensors)
     return adapter
-
-
-def _fusion(model: Model, record: FusionRecord) -> Fusion:
-    sites: set[tuple[int, str]] = set(io.fusion_sites(record.tensors))
-    if not record.tensors:  # without matrices it can act anywhere
-        sites = {(layer.index, site) for layer in model.spec.layers for site in layer.sites}
-    widths = {
-        (layer, site): model.spec.layers[layer].sites[site].width_out
-        for layer, site in sorted(sites)
-        if layer < len(model.spec.layers) and site in model.spec.layers[layer].sites
-    }
-    fusion = Fusion(record.name, record.config, widths, attention_dropout(model.config), record.children)
-    fusion.to(model.adapter_dtype).load_tensors(record.tensors)
-    return fusion
 
 
 def _head(model: Model, record: HeadRecord) -> Head:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from compose.methods.fusion.module import FusionPart
-from compose.methods.fusion.module_fold import Folded
-from compose.methods.part import Factors, Part
+from compose.methods.fusion.module_fold import Products
+from compose.methods.fusion.part import FusionPart
+from compose.methods.part import Part
 from compose.runtime.bind import BoundOperation, BoundProgram, FoldKey
 
 
@@ -17,20 +17,18 @@ class Foldable(NamedTuple):
     Args:
         key: which one of the plan's.
         fusion: its weights.
-        parts: the adapters that its low-rank candidates come from, in order.
-        dense: whether it has other candidates.
+        parts: the adapter that each candidate comes from, None for one that is dense or zero.
+        dense: whether any of them is dense.
     """
 
     key: FoldKey
     fusion: FusionPart
-    parts: tuple[Part, ...]
+    parts: tuple[Part | None, ...]
     dense: bool
 
-    def fold(self) -> Folded:
+    def fold(self) -> Products:
         """Its products, made anew if a weight has changed."""
-        found = [part.factors() for part in self.parts]
-        factors: Sequence[Factors] = [one for one in found if one is not None]
-        return self.fusion.fold(factors, self.dense)
+        return self.fusion.fold([None if part is None else part.factors() for part in self.parts], self.dense)
 
 
 def foldable(programs: Iterable[BoundProgram]) -> tuple[Foldable, ...]:
@@ -44,13 +42,15 @@ def foldable(programs: Iterable[BoundProgram]) -> tuple[Foldable, ...]:
         }
         for operation in made.values():
             if operation.fusion is not None and operation.fold is not None and operation.operation.form == "folded":
-                candidates = [_part(made.get(register)) for register in operation.inputs[1:]]
-                parts = tuple(part for part in candidates if part is not None)
-                found.append(Foldable(operation.fold, operation.fusion, parts, len(parts) < len(candidates)))
+                slots: tuple[bool, ...] = operation.operation.detail[1]  # type: ignore[assignment]
+                given = iter([_part(made.get(register)) for register in operation.inputs[1:]])
+                parts = tuple(next(given) if slot else None for slot in slots)
+                dense = any(slot and part is None for slot, part in zip(slots, parts, strict=True))
+                found.append(Foldable(operation.fold, operation.fusion, parts, dense))
     return tuple(found)
 
 
-def folds_of(fusions: Iterable[Foldable]) -> Mapping[FoldKey, Folded]:
+def folds_of(fusions: Iterable[Foldable]) -> Mapping[FoldKey, Products]:
     """Their products as weights are now."""
     return {one.key: one.fold() for one in fusions}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from compose.methods.fusion.module_fold import Folded
+    from compose.methods.fusion.module_fold import Products
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
     from compose.runtime.lengths import Longer
@@ -43,7 +43,7 @@ class Frame:
     owner: object
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
-    folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
+    folds: Mapping[FoldKey, Products] = field(default_factory=dict)
     masks: Mapping[str, Tensor | None] = field(default_factory=dict)
     longer: Longer | None = None
     scratch: dict[object, Any] = field(default_factory=dict)

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 from compose.backbones.resolve import Anatomy
 from compose.compile import PlanCache
-from compose.dsl import Expression, Fuse, as_expression, leaves, own_name
-from compose.errors import ExpressionError
-from compose.graph.check import check_fusible, fusion_sites
+from compose.dsl import Expression, Fuse, as_expression
 from compose.graph.sites import Vocabulary
 from compose.heads.build import build_head
 from compose.heads.head import Head
@@ -23,15 +21,16 @@ from compose.heads.output import MultiHeadOutput
 from compose.heads.spec import HeadConfig
 from compose.methods.adapter import Adapter
 from compose.methods.config import Config
-from compose.methods.fusion.module import Fusion
-from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.fusion.spec import FusionOptions
+from compose.methods.fusion.whole import Fusion
 from compose.methods.registry import make_config
 from compose.runtime import files, fresh, merge, state
 from compose.runtime.accepts import Accepts
 from compose.runtime.defaults import default_plan, use
 from compose.runtime.eject import eject_prefix_tuning
+from compose.runtime.fusions import new_fusion
 from compose.runtime.hooks import Hooks, trained_before
-from compose.runtime.host import attention_dropout, host_of
+from compose.runtime.host import host_of
 from compose.runtime.named import NamedModules
 from compose.runtime.plans import RunnablePlans
 from compose.runtime.precision import precision_of
@@ -115,12 +114,13 @@ class Model(nn.Module):
         """
         return fresh.add_adapter(self, name, make_config(config, **options))
 
-    def add_fusion(self, fuse: Fuse | str, config: str | FusionConfig = "dynamic", **options: Any) -> Fusion:
+    def add_fusion(self, fuse: Fuse | str, config: str | FusionOptions = "dynamic", **options: Any) -> Fusion:
         """Adds fresh weights for a Fuse, at every site where one of its children acts.
 
         Args:
             fuse: the block, or its text; the weights are kept under its own name.
-            config: `dynamic` (with a value matrix), `static` (without), or a config.
+            config: `dynamic` (attention with a value matrix), `static` (without), `scalearn`,
+                `scalearn_uniform`, `scalearn++`, `scalearn_uniform++` (learned scales), or a config.
             **options: options that differ from it.
 
         Raises:
@@ -129,23 +129,8 @@ class Model(nn.Module):
             CompileError: if an adapter has no increment that could be weighed.
             ConfigError: if an option is unknown or out of range.
         """
-        block = as_expression(fuse)
-        name = own_name(block) if isinstance(block, Fuse) else None
-        if not isinstance(block, Fuse) or name is None:
-            raise ExpressionError(
-                f"{fuse!r} is no Fuse with a name",
-                hint="model.add_fusion(Fuse('a', 'b')), or Fuse(..., name='...')",
-            )
-        self.adapters.require(*leaves(block))
-        check_fusible(block, self.vocabulary)
-        self.fusions.require_free(name)
-        widths = {
-            (layer, site): self.spec.layers[layer].sites[site].width_out
-            for layer, site in sorted(fusion_sites(block, self.vocabulary))
-        }
-        made = make_fusion_config(config, **options)
-        fusion = Fusion(name, made, widths, attention_dropout(self.config), leaves(block))
-        self.register(self.fusions, name, fusion)
+        fusion = new_fusion(self, fuse, config, options)
+        self.register(self.fusions, fusion.name, fusion)
         return fusion
 
     def add_head(self, name: str, kind: str | HeadConfig | nn.Module = "classification", **options: Any) -> Head:

@@ -196,7 +196,8 @@ class RunnablePlan:
     ) -> dict[str, dict[int, dict[str, Tensor]]]:
         """The weights that fusions give their candidates: `{fusion: {layer: {site: weights}}}`.
 
-        Weights are [rows, tokens, candidates]; rows of several branches follow each other.
+        Weights are [rows, tokens, candidates]; rows of several branches follow each other. Of a fusion that scales
+        they are the means of each child's scales, the same for all tokens.
         """
         attention: dict[tuple[str, int, str], list[Tensor]] = {}
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -93,16 +93,10 @@ def _row(name: str, what: str, method: str, module: nn.Module) -> SummaryRow:
     )
 
 
-def _fusion_method(fusion: Any) -> str:
-    config = fusion.config
-    matrices = [name for name in ("query", "key", "value") if getattr(config, name)]
-    return f"fusion ({', '.join(matrices) or 'no matrices'})"
-
-
 def summarize(model: Model) -> Summary:
     """The summary of a model."""
     rows = [_row(model.spec.architecture, "backbone", f"{len(model.spec.layers)} layers", model.backbone)]
     rows += [_row(name, "adapter", adapter.config.method, adapter) for name, adapter in model.adapters.items()]
-    rows += [_row(name, "fusion", _fusion_method(fusion), fusion) for name, fusion in model.fusions.items()]
+    rows += [_row(name, "fusion", fusion.config.about(), fusion) for name, fusion in model.fusions.items()]
     rows += [_row(name, "head", head.config.kind, head) for name, head in model.heads.items()]
     return Summary(tuple(rows))

@@ -38,7 +38,7 @@ class Settings:
         epochs: times that every row is seen.
         batch_size: the most rows of a step; 16 where `batch_tokens` is not given either.
         learning_rate: at its highest.
-        weight_decay: of matrices, but for fusions' value matrices; biases and norms have none.
+        weight_decay: of matrices, but for fusions' value matrices and scales; biases and norms have none.
         warmup: share of the steps over which the learning rate rises; then it falls to 0.
         seed: of the order of rows, and of dropout.
         loss_weights: weight of a task's loss, 1 by default.
@@ -146,13 +146,8 @@ def fit(
 
 
 def _optimizer(model: Model, trained: Sequence[Tensor], settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; what does not decay: biases, norms, and value matrices that are drawn to the identity instead."""
-    drawn = {
-        id(part.value.weight)
-        for _, fusion in model.fusions.items()
-        for part in fusion.parts.values()
-        if fusion.config.value and fusion.config.regularization
-    }
+    """AdamW; what does not decay: biases, norms, and what fusions except: value matrices, scales."""
+    drawn = {id(parameter) for _, fusion in model.fusions.items() for parameter in fusion.undecayed()}
     matrices = [parameter for parameter in trained if parameter.dim() > 1 and id(parameter) not in drawn]
     others = [parameter for parameter in trained if parameter.dim() <= 1 or id(parameter) in drawn]
     groups = [

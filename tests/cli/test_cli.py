@@ -47,7 +47,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"compose {compose.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", [(), ("run",), ("predict",), ("explain",), ("recipe",), ("recipe", "cp")])
+@pytest.mark.parametrize(
+    "verb", [(), ("run",), ("predict",), ("explain",), ("recipe",), ("recipe", "cp"), ("adapter", "merge")]
+)
 def test_every_verb_has_help(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*verb, "--help") == 0
     assert "Usage: compose" in capsys.readouterr().out
@@ -244,6 +246,15 @@ def test_explain_takes_methods(place: Path, capsys: pytest.CaptureFixture[str]) 
     assert flops(*options) == model.plan("a").explain(rows=8, tokens=16).flops
 
 
+def test_explain_takes_kinds_of_fusion(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def flops(*options: str) -> int:
+        arguments = ["explain", 'Fuse("a", "b")', "--backbone", str(place / "backbone"), "--format", "json"]
+        assert call(*arguments, *options) == 0
+        return int(json.loads(capsys.readouterr().out)["cost"]["flops"])
+
+    assert flops("--fusion", "a,b=scalearn,shared=true") < flops() == flops("--fusion", "a,b=dynamic")
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
@@ -254,6 +265,9 @@ def test_explain_takes_methods(place: Path, capsys: pytest.CaptureFixture[str]) 
         (("'a'", "--adapter", "a=lora,r"), "not an adapter"),
         (("'a'", "--adapter", "a=lorra"), "'lora'"),
         (("'a'", "--adapter", "a=lora,rank=3"), "no option 'rank'"),
+        (("Fuse('a', 'b')", "--fusion", "c=static"), "the expression has no fusion 'c'"),
+        (("Fuse('a', 'b')", "--fusion", "a,b"), "not a fusion"),
+        (("Fuse('a', 'b')", "--fusion", "a,b=scalern"), "'scalearn'"),
         (("Drop('a', first=7)",), "layers"),
         (("'a'", "--backbone", "no/such/folder"), "cannot be loaded"),
     ],

@@ -443,7 +443,7 @@ NAMES: dict[str, Mistake] = {
     "unknown option of a fusion": Mistake(
         lambda m, _: m.add_fusion(Fuse("qqp", "tone"), temprature=True),
         ConfigError,
-        ("there is no option 'temprature' of 'fusion'",),
+        ("there is no option 'temprature' of 'adapter_fusion'",),
         nearest="temperature",
     ),
     "fusion of unknown adapters": Mistake(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compose.heads.spec import make_head_config
 from compose.io import AdapterRecord, Fingerprint, FusionRecord, HeadRecord
-from compose.methods.fusion.spec import make_fusion_config
+from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.specs import BackboneSpec, LayerSpec, SiteSpec, SubLayerSpec, linear_sites
 

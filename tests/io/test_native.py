@@ -254,3 +254,14 @@ def test_only_onto_its_backbone(tmp_path: Path) -> None:
     wide = Fingerprint.of(backbone("gpt2"), weights().items())
     with pytest.raises(FileError, match="architecture 'bert', this backbone is 'gpt2'"):
         read_adapter(tmp_path / "adapter", backbone("gpt2"), fingerprint=wide)
+
+
+def test_a_fusion_from_before_there_were_kinds(tmp_path: Path) -> None:
+    save_fusion(fusion(), tmp_path)
+    manifest = json.loads((tmp_path / "fusion.json").read_text())
+    assert manifest.pop("method") == "adapter_fusion"
+    (tmp_path / "fusion.json").write_text(json.dumps(manifest))
+    assert load_fusion(tmp_path).config == fusion().config
+    (tmp_path / "fusion.json").write_text(json.dumps({**manifest, "method": "scalern"}))
+    with pytest.raises(FileError, match="there is no kind of fusion 'scalern'"):
+        load_fusion(tmp_path)

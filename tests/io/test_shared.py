@@ -17,7 +17,7 @@ from compose.heads.build import build_head
 from compose.heads.head import Host
 from compose.io import fusion_sites, read_adapter, read_fusion, read_head
 from compose.methods.adapter import Adapter
-from compose.methods.fusion.module import Fusion
+from compose.methods.fusion.whole import Fusion
 from compose.specs import BackboneSpec
 from tests.io.folders import backbone
 

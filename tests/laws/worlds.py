@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from compose.dsl import Expression, Fuse, fuses, leaves, own_name
+from compose.dsl import Expression, Fuse, Stack, fuses, leaves, own_name
 from compose.errors import CompileError
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
@@ -78,16 +78,28 @@ def batch(architecture: str, padded: bool = False, seed: int = 0) -> dict[str, t
     return tiny.inputs(architecture, ROWS, TOKENS, padded, seed)
 
 
+def add_fusion(model: Model, name: str, children: tuple[str, ...], sizes: set[int]) -> None:
+    """Fresh weights for the Fuses of a name, of a kind that the name decides; scales where all are of one size."""
+    kinds = ("dynamic", "static", "scalearn", "scalearn_uniform++")
+    kind = kinds[sum(map(ord, name)) % len(kinds)]
+    if len(sizes) > 1 or not kind.startswith("scalearn"):
+        model.add_fusion(Fuse(*children, name=name), kind if len(sizes) == 1 else "static")
+    else:  # as many children, at the same sites
+        model.add_fusion(Fuse(Stack(*children), *[None] * (max(sizes) - 1), name=name), kind)
+
+
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
     """The plan, with random weights for its fusions; None if adapters in it close a site differently."""
     wanted: dict[str, list[str]] = {}
+    sizes: dict[str, set[int]] = {}
     for fuse in fuses(expression):
         wanted.setdefault(own_name(fuse) or "", []).extend(leaves(fuse))
+        sizes.setdefault(own_name(fuse) or "", set()).add(len(fuse.children))
     for name, children in wanted.items():
         if name in model.fusions:
             model.delete_fusion(name)
         if children:
-            model.add_fusion(Fuse(*dict.fromkeys(children), name=name), "dynamic" if len(name) % 2 else "static")
+            add_fusion(model, name, tuple(dict.fromkeys(children)), sizes[name])
             tiny.randomize(model.fusions[name], len(name), 0.2)
     try:
         return model.plan(expression, without)

@@ -15,7 +15,8 @@ from transformers.activations import ACT2FN
 
 from compose.errors import ConfigError
 from compose.methods.bottleneck.spec import NON_LINEARITIES, BottleneckConfig
-from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.fusion.spec import FusionConfig
+from compose.methods.fusions import make_fusion_config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.presets import PRESETS
 from compose.methods.registry import config_from_dict, make_config

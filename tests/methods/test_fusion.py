@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from compose.errors import FileError
-from compose.methods.fusion.module import Fusion, FusionPart
-from compose.methods.fusion.spec import make_fusion_config
+from compose.methods.fusion.module import AttentionPart
+from compose.methods.fusion.part import FusionPlace
+from compose.methods.fusion.spec import FusionConfig
+from compose.methods.fusion.whole import Fusion
+from compose.methods.fusions import make_fusion_config
 from compose.methods.part import LowRank, Part
 from tests.methods.shapes import FEWER, adapter, encoder, first_part, randomised
 
@@ -35,9 +38,15 @@ OPTIONS = st.fixed_dictionaries(
 KINDS = st.tuples(st.integers(1, 4), st.booleans()) | st.sampled_from(["dense", "none"])
 
 
-def made_of(options: dict[str, Any], width: int = WIDTH, dropout: float = 0.0) -> FusionPart:
-    part = randomised(FusionPart(make_fusion_config(**options), width, dropout))
-    assert isinstance(part, FusionPart)
+def attention(preset: str = "dynamic", width: int = WIDTH, dropout: float = 0.0, **options: Any) -> AttentionPart:
+    config = make_fusion_config(preset, **options)
+    assert isinstance(config, FusionConfig)
+    return AttentionPart(config, FusionPlace(width, dropout=dropout))
+
+
+def made_of(options: dict[str, Any], width: int = WIDTH, dropout: float = 0.0) -> AttentionPart:
+    part = randomised(attention(width=width, dropout=dropout, **options))
+    assert isinstance(part, AttentionPart)
     return part
 
 
@@ -124,15 +133,15 @@ def test_what_it_computes() -> None:
 
 
 def test_how_weights_start_and_their_sizes() -> None:
-    part = FusionPart(make_fusion_config(), 64)
+    part = attention(width=64)
     assert part.query is not None and part.key is not None and part.value is not None
     assert sum(parameter.numel() for parameter in part.parameters()) == 3 * 64 * 64 + 2 * 64
     for matrix in (part.query, part.key):
         assert 0.018 < float(matrix.weight.detach().std()) < 0.022 and not matrix.bias.any()
     assert torch.equal(part.value.weight, torch.full((64, 64), 1e-6).fill_diagonal_(1.0))
-    static = FusionPart(make_fusion_config("static"), 64)
+    static = attention("static", width=64)
     assert static.value is None
-    free = FusionPart(make_fusion_config(value_initialized=False), 64)
+    free = attention(value_initialized=False, width=64)
     assert free.value is not None and abs(float(free.value.weight.detach().std()) - 0.02) < 2e-3
 
 
@@ -141,7 +150,7 @@ def candidates_of(parts: list[Part], states: Tensor) -> list[LowRank]:
     return [one for one in found if one is not None]
 
 
-def setting(**options: Any) -> tuple[FusionPart, list[Any], Tensor]:
+def setting(**options: Any) -> tuple[AttentionPart, list[Any], Tensor]:
     torch.manual_seed(0)
     spec = encoder(1, WIDTH)
     parts: list[Any] = [
@@ -264,7 +273,7 @@ def test_compiled_code_takes_products_that_were_made_before() -> None:
 
 def test_cost_grows_with_the_ranks_not_with_the_candidates_times_width_squared() -> None:
     width, rank, tokens, children = 64, 4, 6, 8
-    part = FusionPart(make_fusion_config(), width).eval()
+    part = attention(width=width).eval()
     candidates = [
         LowRank(torch.randn(1, tokens, rank), torch.randn(width, rank), torch.randn(width)) for _ in range(children)
     ]
@@ -281,7 +290,7 @@ def test_cost_grows_with_the_ranks_not_with_the_candidates_times_width_squared()
 
 def test_matrices_meet_the_columns_where_these_are_fewer_than_the_tokens() -> None:
     width, rank, tokens, children = 64, 2, 100, 8
-    part = FusionPart(make_fusion_config(), width, dropout=0.1).train()
+    part = attention(width=width, dropout=0.1).train()
     candidates = [LowRank(torch.randn(1, tokens, rank), torch.randn(width, rank), None) for _ in range(children)]
     h = torch.randn(1, tokens, width)
     with FlopCounterMode(display=False) as counter:
@@ -294,7 +303,7 @@ def test_matrices_meet_the_columns_where_these_are_fewer_than_the_tokens() -> No
 def test_no_tensor_of_candidates_times_width() -> None:
     """Nothing that a training step keeps is as large as all increments side by side."""
     width, rank, tokens, children = 64, 2, 100, 16
-    part = FusionPart(make_fusion_config(), width)
+    part = attention(width=width)
     candidates = [
         LowRank(torch.randn(1, tokens, rank, requires_grad=True), torch.randn(width, rank), torch.randn(width))
         for _ in range(children)
@@ -323,7 +332,7 @@ def test_temperature_falls_by_training_steps_alone() -> None:
     assert float(part.temperature) == pytest.approx(49.5)
     assert not torch.allclose(part.mix(h, candidates, h)[0], first)
     torch.testing.assert_close(part.mix_folded(h, candidates, h), part.mix(h, candidates, h))
-    other = FusionPart(part.config, WIDTH).double()
+    other = AttentionPart(part.config, FusionPlace(WIDTH)).double()
     other.load_state_dict(part.state_dict())
     assert torch.equal(other.mix(h, candidates, h)[0], part.mix(h, candidates, h)[0])
     for _ in range(2000):
@@ -332,7 +341,7 @@ def test_temperature_falls_by_training_steps_alone() -> None:
 
 
 def test_regularization_pulls_the_value_matrix_to_the_identity() -> None:
-    part = FusionPart(make_fusion_config(), 4)
+    part = attention(width=4)
     assert part.value is not None
     assert float(part.regularization_loss().detach()) == pytest.approx(0.0, abs=1e-10)
     with torch.no_grad():
@@ -340,18 +349,18 @@ def test_regularization_pulls_the_value_matrix_to_the_identity() -> None:
     assert float(part.regularization_loss().detach()) == pytest.approx(0.01 * 16 * 4)
     part.regularization_loss().backward()
     assert part.value.weight.grad is not None
-    assert float(FusionPart(make_fusion_config("static"), 4).regularization_loss()) == 0
-    assert float(FusionPart(make_fusion_config(regularization=False), 4).regularization_loss()) == 0
+    assert float(attention("static", width=4).regularization_loss()) == 0
+    assert float(attention(regularization=False, width=4).regularization_loss()) == 0
 
 
 def test_dropout_is_the_backbones_unless_the_config_says() -> None:
-    assert FusionPart(make_fusion_config(), 4, 0.1).dropout == 0.1
-    assert FusionPart(make_fusion_config(dropout_prob=0.3), 4, 0.1).dropout == 0.3
-    assert FusionPart(make_fusion_config(dropout_prob=0.0), 4, 0.1).dropout == 0.0
+    assert attention(width=4, dropout=0.1).dropout == 0.1
+    assert attention(dropout_prob=0.3, width=4, dropout=0.1).dropout == 0.3
+    assert attention(dropout_prob=0.0, width=4, dropout=0.1).dropout == 0.0
 
 
 def test_scores_of_half_precision_inputs_are_computed_in_the_fusions_dtype() -> None:
-    part = FusionPart(make_fusion_config(), WIDTH)
+    part = attention(width=WIDTH)
     h = torch.randn(2, 3, WIDTH).bfloat16()
     out, weights = part.mix(h, [h, None, LowRank(h[..., :2], torch.randn(WIDTH, 2).bfloat16())], h)
     assert out.dtype == weights.dtype == torch.float32

@@ -14,7 +14,8 @@ from compose.io.adapterhub.reft import check_unasked, reft_config
 from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.config import Config
-from compose.methods.fusion.spec import FusionConfig, make_fusion_config
+from compose.methods.fusion.spec import FusionConfig
+from compose.methods.fusions import make_fusion_config
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.registry import METHODS, make_config
@@ -140,7 +141,10 @@ def fusion_config(content: Mapping[str, Any], where: str) -> FusionConfig:
     config = content.get("config")
     if isinstance(config, str):
         preset = config
-        return _made(lambda: make_fusion_config(preset), where)
+        made = _made(lambda: make_fusion_config(preset), where)
+        if not isinstance(made, FusionConfig):
+            raise FileError(f"AdapterHub has no fusion {shorten(preset)}", where=where, legal=("dynamic", "static"))
+        return made
     if not isinstance(config, dict):
         raise FileError("'config' is not an object", where=where, why="it must hold the options of the fusion")
     return _made(lambda: FusionConfig.make(config), where)

@@ -1,4 +1,4 @@
-"""AdapterFusion at one site, and a fusion over all its sites.
+"""AdapterFusion at one site.
 
 With query h, candidates' increments u_i = U_i z_i + b_i and residual x:
 q = Wq h + bq, s_i = q.(Wk u_i + bk), p = softmax(dropout(s) / T), out = x + sum_i p_i Wv u_i.
@@ -8,7 +8,7 @@ and `mix_folded` none at all: the same numbers, since every step but the softmax
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -18,31 +18,28 @@ from torch.nn import functional
 from compose.methods import init
 from compose.methods.fusion.module_candidates import Candidate, Candidates, columns_of
 from compose.methods.fusion.module_fold import Folded, Folds, multiplied
+from compose.methods.fusion.part import FusionPart, FusionPlace, factors_of, sources_of
 from compose.methods.fusion.spec import FusionConfig
 from compose.methods.part import Factors, LowRank
-from compose.methods.tensors import canonical, key_of, load_strictly
 
 TEMPERATURE = 50.0
 COOLING = 0.05
 REGULARIZATION = 0.01
 
 
-class FusionPart(nn.Module):
-    """A fusion's weights at one site.
+class AttentionPart(FusionPart):
+    """The matrices of AdapterFusion at one site.
 
     Args:
         config: the options.
-        width: width of the site's value.
-        dropout: on the scores, where the config names none.
+        place: where: its width, and the dropout on the scores where the config names none.
     """
 
-    temperature: Tensor | None
-
-    def __init__(self, config: FusionConfig, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, config: FusionConfig, place: FusionPlace) -> None:
         super().__init__()
         self.config = config
-        self.width = width
-        self.dropout = dropout if config.dropout_prob is None else config.dropout_prob
+        self.width = width = place.width
+        self.dropout = place.dropout if config.dropout_prob is None else config.dropout_prob
         self.query = init.linear(width, width) if config.query else None
         self.key = init.linear(width, width) if config.key else None
         self.value = init.linear(width, width, bias=False) if config.value else None
@@ -66,17 +63,7 @@ class FusionPart(nn.Module):
         residual: Tensor | None,
         temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The fusion as it is written down; what the fast forms are held against.
-
-        Args:
-            query: [..., tokens, width].
-            candidates: increments [..., tokens, width]; None is zero.
-            residual: [..., tokens, width]; None leaves the mixture without one.
-            temperature: that of the call, where a recomputation may come after it has fallen; its own otherwise.
-
-        Returns:
-            The mixture with the residual, and the attention [..., tokens, candidates].
-        """
+        """The fusion as it is written down; see `FusionPart.reference`."""
         query, residual = self._taken(query, residual)
         each = [torch.zeros_like(residual) if one is None else self._own(one) for one in candidates]
         increments = torch.stack(each, dim=-2)
@@ -100,19 +87,10 @@ class FusionPart(nn.Module):
         residual: Tensor | None,
         temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The fusion without a tensor of candidates x width a token.
+        """The fusion without a tensor of candidates x width a token; see `FusionPart.mix`.
 
         Its matrices meet the candidates' up-projections where that is less work than to meet each token, as in
         training: gradients flow through the products.
-
-        Args:
-            query: [..., tokens, width].
-            candidates: increments, in factors where they have them.
-            residual: [..., tokens, width]; None leaves the mixture without one.
-            temperature: that of the call, where a recomputation may come after it has fallen; its own otherwise.
-
-        Returns:
-            The mixture with the residual, and the attention [..., tokens, candidates].
         """
         query, residual = self._taken(query, residual)
         joined = Candidates.of(candidates, query.dtype)
@@ -136,23 +114,11 @@ class FusionPart(nn.Module):
         folded: Folded | None = None,
         temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The fusion with all constant products made beforehand; for inference.
-
-        No gradient reaches the weights that were multiplied out. While dropout acts on the
-        scores, and in compiled code without `folded`, it is `mix`.
-
-        Args:
-            query, candidates, residual, temperature: as for `mix`.
-            folded: what `fold` gave for these candidates, for compiled code, which cannot ask
-                whether weights have changed; looked up otherwise.
-
-        Returns:
-            The mixture with the residual, and the attention [..., tokens, candidates].
-        """
+        """The fusion with all constant products made beforehand; see `FusionPart.mix_folded`."""
         if self._drops() or (folded is None and torch.compiler.is_compiling()):
             return self.mix(query, candidates, residual, temperature)
         query, residual = self._taken(query, residual)
-        factors = [one.factors for one in candidates if isinstance(one, LowRank)]
+        factors = factors_of(candidates)
         if folded is None:
             folded = self.fold(factors, dense=any(isinstance(one, Tensor) for one in candidates))
         joined = Candidates.of(candidates, query.dtype)
@@ -161,7 +127,7 @@ class FusionPart(nn.Module):
         against = query
         if folded.scores is not None:
             against = functional.linear(query, folded.scores, folded.score_bias)
-        columns = columns_of(factors, query.dtype)
+        columns = columns_of([one for one in factors if one is not None], query.dtype)
         scores = joined.scores(None if columns is None else against @ columns, against)
         weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, columns), residual), weights
@@ -180,25 +146,19 @@ class FusionPart(nn.Module):
         weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, products.values), residual, valued=True), weights
 
-    def fold(self, factors: Sequence[Factors], dense: bool = False) -> Folded:
-        """The constant products of this fusion with some candidates, from a cache where still true.
+    def fold(self, factors: Sequence[Factors | None], dense: bool = False) -> Folded:
+        """The constant products, from a cache where still true; see `FusionPart.fold`.
 
-        Args:
-            factors: of the low-rank candidates, in order.
-            dense: whether others are dense: only query and key can be multiplied out then.
+        With dense candidates only query and key can be multiplied out.
         """
-        if dense:
-            factors = ()
-        sources: list[Tensor] = list(self.parameters())
-        for one in factors:
-            sources += one.sources or ((one.up,) if one.bias is None else (one.up, one.bias))
-        shape = tuple((one.up.shape, one.bias is None) for one in factors)
+        met = [] if dense else [one for one in factors if one is not None]
+        shape = tuple((one.up.shape, one.bias is None) for one in met)
 
         def build() -> Folded:
-            columns = columns_of(factors, self._dtype) if factors else None
+            columns = columns_of(met, self._dtype) if met else None
             return multiplied(self.query, self.key, self.value, columns)
 
-        return self._folds.get(shape, sources, build)
+        return self._folds.get(shape, [*self.parameters(), *sources_of(met)], build)
 
     def advance(self) -> None:
         """One training step: the temperature falls, to 1 at last."""
@@ -213,6 +173,16 @@ class FusionPart(nn.Module):
         weight = self.value.weight
         identity = torch.eye(self.width, dtype=weight.dtype, device=weight.device)
         return REGULARIZATION * (weight - identity).square().sum()
+
+    def undecayed(self) -> Iterator[nn.Parameter]:
+        """The value matrix, where it is drawn to the identity instead."""
+        if self.value is not None and self.config.regularization:
+            yield from self.value.parameters()
+
+    @property
+    def reads_before_norm(self) -> bool:
+        """Whether its query is the value before the LayerNorm, not after it."""
+        return self.config.query_before_ln
 
     @property
     def _dtype(self) -> torch.dtype | None:
@@ -291,62 +261,3 @@ class FusionPart(nn.Module):
             residual = self._valued(residual)
             return residual if mixture is None else mixture + residual
         return self._valued(mixture + residual)
-
-
-class Fusion(nn.Module):
-    """A named fusion: its config, and its parts at all the sites where its children act.
-
-    Args:
-        name: its own name.
-        config: its options.
-        sites: the width of the value at each (layer, site).
-        dropout: on the scores, where the config names none: the backbone's attention dropout.
-        candidates: the names of the adapters that it was made for, for its file.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        config: FusionConfig,
-        sites: Mapping[tuple[int, str], int],
-        dropout: float = 0.0,
-        candidates: Sequence[str] = (),
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.config = config
-        self.candidates = tuple(candidates)
-        self.spec = config.describe(name, sites)
-        self.parts = nn.ModuleDict(
-            {key_of(layer, site): FusionPart(config, width, dropout) for (layer, site), width in sites.items()}
-        )
-
-    def part(self, layer: int, site: str) -> FusionPart:
-        """Its part at a (layer, site) of its spec.
-
-        Raises:
-            KeyError: if it has no weights there.
-        """
-        return cast(FusionPart, self.parts[key_of(layer, site)])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, `3.ffn.query.weight`; `3.ffn.temperature` if it has one."""
-        return canonical(self.parts)
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take weights by canonical name: all of them, or none.
-
-        Raises:
-            FileError: naming all that is missing, unexpected, misshapen or not finite.
-        """
-        load_strictly(self.tensors(), tensors, f"fusion {self.name!r}")
-
-    def advance(self) -> None:
-        """One training step: the temperature falls, where there is one."""
-        for part in self.parts.values():
-            cast(FusionPart, part).advance()
-
-    def regularization_loss(self) -> Tensor:
-        """The sum of the parts' distances from the identity, a scalar."""
-        losses = [cast(FusionPart, part).regularization_loss() for part in self.parts.values()]
-        return torch.stack(losses).sum() if losses else torch.zeros(())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 KEPT = 4
 """How many sets of candidates a fusion keeps products for."""
+
+
+Products = tuple[Tensor | None, ...]
+"""Products of frozen weights: a named tuple of a kind of fusion's own."""
+Made = TypeVar("Made", bound=Products)
 
 
 class Folded(NamedTuple):
@@ -84,7 +89,7 @@ class Kept(NamedTuple):
 
     shape: Hashable
     watched: tuple[Watched, ...]
-    folded: Folded
+    products: Products
 
     def fits(self, shape: Hashable, sources: Sequence[Tensor]) -> bool:
         """Whether these products are those of `sources` as these are now."""
@@ -100,18 +105,22 @@ class Folds:
     """A small cache of products; copies of it, and its pickles, are empty.
 
     Threads may share it: it is replaced as a whole, never changed.
+
+    Args:
+        size: how many products it keeps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = KEPT) -> None:
+        self.size = size
         self._kept: tuple[Kept, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, object]) -> Folds:
-        return Folds()
+        return Folds(self.size)
 
-    def __reduce__(self) -> tuple[type[Folds], tuple[()]]:
-        return (Folds, ())
+    def __reduce__(self) -> tuple[type[Folds], tuple[int]]:
+        return (Folds, (self.size,))
 
-    def get(self, shape: Hashable, sources: Sequence[Tensor], build: Callable[[], Folded]) -> Folded:
+    def get(self, shape: Hashable, sources: Sequence[Tensor], build: Callable[[], Made]) -> Made:
         """The products of some weights, built anew if a weight has changed.
 
         Args:
@@ -121,15 +130,16 @@ class Folds:
         """
         for kept in self._kept:
             if kept.fits(shape, sources):
-                return kept.folded
+                return cast(Made, kept.products)  # a cache has one owner, and so one kind of products
         # leaving inference mode: products made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
-            folded = Folded(*(None if product is None else product.detach() for product in build()))
+            built = build()
+            made = type(built)(*(None if one is None else one.detach() for one in built))  # type: ignore[arg-type]
         if not any(source.is_inference() for source in sources):  # these count no versions
-            new = Kept(shape, tuple(Watched.of(source) for source in sources), folded)
+            new = Kept(shape, tuple(Watched.of(source) for source in sources), made)
             alive = [kept for kept in self._kept if all(seen.unchanged() for seen in kept.watched)]
-            self._kept = (new, *alive[: KEPT - 1])
-        return folded
+            self._kept = (new, *alive[: self.size - 1])
+        return made
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -1,14 +1,14 @@
-"""The options of a fusion."""
+"""The options of a fusion: what all kinds have in common, and those of attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from compose.errors import ConfigError
 from compose.methods.config import FLAG, PROBABILITY, Option, Options, option
-from compose.specs import FusionSpec
+from compose.specs import BackboneSpec, FusionSpec
 
 OPTIONAL_PROBABILITY = Option(
     lambda value: value is None or PROBABILITY.accepts(value),
@@ -18,8 +18,39 @@ OPTIONAL_PROBABILITY = Option(
 
 
 @dataclass(frozen=True)
-class FusionConfig(Options):
-    """Options of a fusion; the names are AdapterHub's.
+class FusionOptions(Options):
+    """Base of the configs of fusions."""
+
+    @abstractmethod
+    def describe(self, name: str, sites: Iterable[tuple[int, str]], children: int = 0) -> FusionSpec:
+        """What the compiler knows of a fusion of this config.
+
+        Args:
+            name: its own name.
+            sites: the (layer, site) pairs at which it has weights.
+            children: how many children the Fuse has that it was made for.
+        """
+
+    @abstractmethod
+    def about(self) -> str:
+        """What kind of fusion it is, in a few words."""
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether the same weights serve in all layers."""
+        return False
+
+    def reach(self, sites: Iterable[tuple[int, str]], backbone: BackboneSpec) -> frozenset[tuple[int, str]]:
+        """Where weights that are needed at some (layer, site) pairs serve, on a backbone."""
+        return frozenset(sites)
+
+
+@dataclass(frozen=True)
+class FusionConfig(FusionOptions):
+    """Options of AdapterFusion: attention over the children's increments; the names are AdapterHub's.
+
+    After Pfeiffer et al., "AdapterFusion: Non-Destructive Task Composition for Transfer Learning", 2021,
+    arXiv:2005.00247.
 
     Args:
         key, query, value: which of the three matrices it has; the identity stands for the others.
@@ -36,7 +67,7 @@ class FusionConfig(Options):
         ConfigError: with a problem for every option that is out of range.
     """
 
-    method: ClassVar[str] = "fusion"
+    method: ClassVar[str] = "adapter_fusion"
 
     key: bool = option(True, FLAG)
     query: bool = option(True, FLAG)
@@ -49,34 +80,11 @@ class FusionConfig(Options):
     value_initialized: bool = option(True, FLAG)
     dropout_prob: float | None = option(None, OPTIONAL_PROBABILITY)
 
-    def describe(self, name: str, sites: Iterable[tuple[int, str]]) -> FusionSpec:
-        """What the compiler knows of a fusion of this config.
-
-        Args:
-            name: its own name.
-            sites: the (layer, site) pairs at which it has weights.
-        """
+    def describe(self, name: str, sites: Iterable[tuple[int, str]], children: int = 0) -> FusionSpec:
+        """Its matrices; any number of children works. See `FusionOptions.describe`."""
         return FusionSpec(name, frozenset(sites), query=self.query, key=self.key, value=self.value)
 
-
-FUSION_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "dynamic": {},
-    "static": {"value": False, "regularization": False, "value_initialized": False},
-}
-
-
-def make_fusion_config(config: str | FusionConfig = "dynamic", **overrides: Any) -> FusionConfig:
-    """A fusion's config from a preset or another config, with some options changed.
-
-    Args:
-        config: `dynamic` (with a value matrix), `static` (without), or a config.
-        **overrides: options that differ.
-
-    Raises:
-        ConfigError: naming everything that is unknown or out of range.
-    """
-    if isinstance(config, FusionConfig):
-        return FusionConfig.make({**config.to_dict(), **overrides})
-    if config not in FUSION_PRESETS:
-        raise ConfigError(f"there is no fusion preset {config!r}", got=str(config), legal=tuple(FUSION_PRESETS))
-    return FusionConfig.make({**FUSION_PRESETS[config], **overrides})
+    def about(self) -> str:
+        """Which matrices it has."""
+        matrices = [name for name in ("query", "key", "value") if getattr(self, name)]
+        return f"fusion ({', '.join(matrices) or 'no matrices'})"

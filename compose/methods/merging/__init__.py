@@ -1,0 +1,1 @@
+"""Several adapters of one method made into one: arithmetic on their weights."""

@@ -38,18 +38,21 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `states`, ...
-        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output) or `states`.
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `ffn.norm`, `states`, ...
+        kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `norm` (y is what a
+            sub-layer's LayerNorm gives) or `states`.
         width_in: width of the context c: the map's input, or the hidden size.
         width_out: width of the value y.
         memory: the map reads the encoder's states (keys and values of cross-attention).
+        bias: what gives the value, a linear map or a LayerNorm, has a bias.
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "states"]
+    kind: Literal["sublayer", "linear", "norm", "states"]
     width_in: int
     width_out: int
     memory: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class SubLayerSpec:
         multiplies: multiply-adds a token of all its linear maps on the layer's own tokens.
         memory_multiplies: multiply-adds a token of its maps over the encoder's states.
         attention_width: heads x head width of its attention, 0 if it has none.
+        normed: the site of what its LayerNorm gives. In a post-norm layer that is the state that leaves the
+            sub-layer; in a pre-norm layer it is what its linear maps read.
     """
 
     site: SiteSpec
@@ -71,10 +76,23 @@ class SubLayerSpec:
     multiplies: int = 0
     memory_multiplies: int = 0
     attention_width: int = 0
+    normed: SiteSpec | None = None
 
     @property
     def name(self) -> str:
         return self.site.name
+
+    @cached_property
+    def inner(self) -> tuple[SiteSpec, ...]:
+        """The sites whose values the sub-layer itself reads, in the order in which it runs them."""
+        before = (self.normed,) if self.normed is not None and self.norm == "pre" else ()
+        return (*before, *self.linears)
+
+    @cached_property
+    def exits(self) -> tuple[SiteSpec, ...]:
+        """The sites from which a state leaves: its own, then that of a LayerNorm that closes it."""
+        after = (self.normed,) if self.normed is not None and self.norm == "post" else ()
+        return (self.site, *after)
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ class LayerSpec:
     @cached_property
     def sites(self) -> dict[str, SiteSpec]:
         """Every site of the layer by name."""
-        return {site.name: site for sub in self.sublayers for site in (*sub.linears, sub.site)}
+        return {site.name: site for sub in self.sublayers for site in (*sub.inner, *sub.exits)}
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
         after = before
     for layer, rows in zip(reversed(plan.backbone.layers), reversed(plan.layers), strict=True):
         at_end = after
-        for sublayer in reversed(layer.sublayers):
-            program = plan.programs.get((layer.index, sublayer.name))
+        for site in reversed([site for sublayer in layer.sublayers for site in sublayer.exits]):
+            program = plan.programs.get((layer.index, site.name))
             if program is not None:
                 before = _back(after, program.sources)
-                forks += _parted(layer.index, sublayer.name, before, after, _why(program, before, after))
+                forks += _parted(layer.index, site.name, before, after, _why(program, before, after))
                 after = before
         if rows.gather is not None:
             before = _back(after, rows.gather)

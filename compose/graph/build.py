@@ -6,7 +6,7 @@ from compose.dsl import Branch, Expression, branches, leaves, outputs
 from compose.graph.check import check
 from compose.graph.graph import Graph, Operation
 from compose.graph.sites import SiteBuilder, Vocabulary
-from compose.specs import LayerSpec, SubLayerSpec
+from compose.specs import LayerSpec, SiteSpec, SubLayerSpec
 
 
 def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
@@ -17,12 +17,13 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     """
     parted = branches(expression)
     check(expression, vocabulary)
-    aggregates = any(vocabulary.backbone.states_key in vocabulary.adapters[name].by_site for name in leaves(expression))
+    anywhere = set().union(*(vocabulary.adapters[name].by_site for name in leaves(expression)))
+    aggregates = vocabulary.backbone.states_key in anywhere
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
-        state = _through_layers(graph, branch, state, vocabulary)
+        state = _through_layers(graph, branch, state, vocabulary, anywhere)
         graph.states[number] = _over_layers(graph, branch, state, vocabulary) if aggregates else state
     for number, branch in enumerate(parted):
         for output in outputs(branch):
@@ -31,7 +32,9 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     return graph
 
 
-def _through_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary) -> int:
+def _through_layers(
+    graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary, anywhere: set[tuple[int, str]]
+) -> int:
     touched = set().union(*(vocabulary.adapters[name].by_site for name in leaves(branch.expression)))
     stack = vocabulary.backbone.layers[0].stack if vocabulary.backbone.layers else ""
     for layer in vocabulary.backbone.layers:
@@ -40,6 +43,9 @@ def _through_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabu
             stack = layer.stack
         for sublayer in layer.sublayers:
             state = _through_sublayer(graph, branch, layer, sublayer, state, touched, vocabulary)
+            for site in sublayer.exits[1:]:
+                if (layer.index, site.name) in anywhere:
+                    state = _after_norm(graph, branch, layer, site, state, vocabulary)
     return state
 
 
@@ -60,15 +66,26 @@ def _through_sublayer(
     touched: set[tuple[int, str]],
     vocabulary: Vocabulary,
 ) -> int:
-    inputs = [state]
-    for linear in sublayer.linears:
-        if (layer.index, linear.name) in touched:
-            value = graph.add(Operation("linear", layer.index, linear.name), [state])
-            builder = SiteBuilder(graph, vocabulary, layer.index, linear.name)
+    inputs, read = [state], [state]
+    for site in sublayer.inner:
+        if (layer.index, site.name) in touched:
+            value = graph.add(Operation(site.kind, layer.index, site.name), [state] if site.memory else read)
+            builder = SiteBuilder(graph, vocabulary, layer.index, site.name)
             inputs.append(builder.act(branch.expression, value).node)
+            if site.kind == "norm":
+                read = list(inputs)
     node = graph.add(Operation("part", layer.index, sublayer.name), inputs)
     closing = "backbone"
     if (layer.index, sublayer.name) in touched:
         builder = SiteBuilder(graph, vocabulary, layer.index, sublayer.name)
         node, closing, _ = builder.act(branch.expression, node)
     return graph.add(Operation("close", layer.index, sublayer.name, detail=(closing,)), [node])
+
+
+def _after_norm(
+    graph: Graph, branch: Branch, layer: LayerSpec, site: SiteSpec, state: int, vocabulary: Vocabulary
+) -> int:
+    """What acts on the state that a closing LayerNorm gives. A branch in which nothing does hands it on."""
+    node = graph.add(Operation("norm", layer.index, site.name), [state])
+    result = SiteBuilder(graph, vocabulary, layer.index, site.name).act(branch.expression, node)
+    return graph.add(Operation("close", layer.index, site.name, detail=(result.closing,)), [result.node])

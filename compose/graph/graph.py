@@ -36,8 +36,9 @@ class Operation(NamedTuple):
 KINDS: dict[str, str] = {
     "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
     "fork": "a branch's own copy of a state; detail: (branch,)",
-    "linear": "the output of a linear map, before any adapter; input: a state",
-    "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
+    "norm": "the output of a LayerNorm, before any adapter; input: a state",
+    "linear": "the output of a linear map, before any adapter; inputs: a state, perhaps an adapted LayerNorm",
+    "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted LayerNorm and maps",
     "states": "the states of all layers, the last one as the value; input: the last state",
     "adapter": "an adapter's result; inputs: a value, perhaps its increment",
     "increment": "an adapter's increment; input: a value; detail: (whose options prepare its input,)",
@@ -54,6 +55,10 @@ KINDS: dict[str, str] = {
 }
 
 ACTING = frozenset({"adapter", "increment"})
+PLAIN = frozenset({"norm", "linear"})
+"""Values inside a sub-layer on which nothing has acted."""
+STARTS = PLAIN | {"part", "states"}
+"""The values that sites start from."""
 
 
 class Graph:

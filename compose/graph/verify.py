@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from compose.graph.graph import ACTING, KINDS, Graph, Operation
+from compose.graph.graph import ACTING, KINDS, PLAIN, STARTS, Graph, Operation
 from compose.graph.sites import Vocabulary
 from compose.specs import STATES as STATES_SITE
-from compose.specs import LayerSpec
+from compose.specs import LayerSpec, SiteSpec, SubLayerSpec
 
 STATES = frozenset({"embed", "fork", "close"})
 """Kinds that give a state: what goes from one sub-layer to the next."""
-VALUES = frozenset({"linear", "part", "states", "adapter", "fuse", "average", "split", "join", "dropped"})
+VALUES = frozenset({"norm", "linear", "part", "states", "adapter", "fuse", "average", "split", "join", "dropped"})
 """Kinds that give a value at a site."""
 INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
 """Kinds that give an increment at a site."""
@@ -99,7 +99,7 @@ class _Verifier:
 
     def _input_kinds(self, operation: Operation, kinds: list[str]) -> Iterator[str]:
         legal: list[Collection[str]]
-        if operation.kind in ("embed", "fork", "linear", "part", "states", "head"):
+        if operation.kind in ("embed", "fork", "norm", "linear", "part", "states", "head"):
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
         elif operation.kind in (*FUSIONS, "fill"):
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
@@ -132,11 +132,13 @@ class _Verifier:
         if operation.site not in layer.sites:
             yield "there is no such site"
             return
-        is_sublayer = layer.sites[operation.site].kind == "sublayer"
-        if operation.kind in ("part", "close") and not is_sublayer:
+        kind = layer.sites[operation.site].kind
+        if operation.kind == "part" and kind != "sublayer":
             yield "it is not at a sub-layer"
-        if operation.kind == "linear" and is_sublayer:
-            yield "it is not at a linear map"
+        if operation.kind == "close" and not any(operation.site == site.name for site in _exits(layer)):
+            yield "no state leaves there"
+        if operation.kind in PLAIN and kind != operation.kind:
+            yield f"it is not at a {operation.kind} site"
         yield from self._weights(operation)
         yield from self._neighbours(node, operation, layer)
 
@@ -155,21 +157,19 @@ class _Verifier:
                 yield f"the fusion '{operation.name}' has no weights here"
 
     def _neighbours(self, node: int, operation: Operation, layer: LayerSpec) -> Iterator[str]:
-        """Values come from the same site, but for those that a part takes from its linear maps."""
-        if operation.kind == "linear":
-            return
+        """Values come from the same site, but for those that a part or a linear map takes from inside."""
         inputs = self.graph.inputs(node)
-        linears: set[str] = set()
-        if operation.kind == "part":
+        legal = {operation.site}
+        if operation.kind in STARTS:
             inputs = inputs[1:]
-            sublayer = next(sub for sub in layer.sublayers if sub.name == operation.site)
-            linears = {site.name for site in sublayer.linears}
+            inside = next(sub.inner for sub in layer.sublayers if operation.site in _names(sub))
+            legal = {site.name for site in inside if operation.kind == "part" or site.kind == "norm"}
             used = [self.graph.operation(source).site for source in inputs]
             if len(set(used)) < len(used):
-                yield f"it takes a linear map twice: {used}"
+                yield f"it takes a value twice: {used}"
         for source in inputs:
             other = self.graph.operation(source)
-            if other.layer != operation.layer or other.site not in (linears or {operation.site}):
+            if other.layer != operation.layer or other.site not in legal:
                 yield f"it reads a {other.kind} at {other.layer}.{other.site}"
 
     def _form(self, node: int, operation: Operation) -> Iterator[str]:
@@ -214,7 +214,7 @@ class _Verifier:
                 operation = self.graph.operation(node)
                 if operation.site == STATES_SITE:
                     pass
-                elif operation.kind == "close":
+                elif operation.kind == "close" and (operation.layer, operation.site) in wanted:
                     passed.append((operation.layer, operation.site))
                 elif operation.kind == "embed":
                     embeds.append(operation.layer)
@@ -283,6 +283,14 @@ class _Verifier:
                     yield f"node {node} repeats node {equal[own]}"
 
 
+def _exits(layer: LayerSpec) -> Iterator[SiteSpec]:
+    return (site for sublayer in layer.sublayers for site in sublayer.exits)
+
+
+def _names(sublayer: SubLayerSpec) -> set[str]:
+    return {site.name for site in (*sublayer.inner, *sublayer.exits)}
+
+
 def _arity(operation: Operation) -> set[int]:
     """The legal numbers of inputs; those of a part depend on what acts on its linear maps."""
     detail = operation.detail
@@ -290,7 +298,7 @@ def _arity(operation: Operation) -> set[int]:
         return {0} if operation.layer < 0 else {1}
     if operation.kind in FUSIONS:
         return {1 + sum(detail[1])}  # type: ignore[call-overload]
-    if operation.kind == "adapter":
+    if operation.kind in ("adapter", "linear"):
         return {1, 2}
     if operation.kind == "average":
         return {1 + len(detail[0])}  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compose.methods.aggregation.module import AggregationPart
+from compose.methods.bitfit.module import BitFitPart
 from compose.methods.bottleneck.module import BottleneckPart
 from compose.methods.lora.module import LoraPart
 from compose.methods.part import Part
@@ -12,6 +13,7 @@ from compose.methods.part import Part
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
     "lora": LoraPart,
+    "bitfit": BitFitPart,
     "layer_aggregation": AggregationPart,
 }
 """By method; each is built from (config, its ActingSpec, the SiteSpec)."""

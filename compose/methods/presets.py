@@ -44,6 +44,8 @@ ADAPTER_PLUS: Mapping[str, Any] = {
     "scaling": "channel",
 }
 
+BITFIT_PARTIAL: Mapping[str, Any] = {"selfattn": ("q",), "crossattn": ("q",), "ffn": ("in",)}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -65,5 +67,7 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
+    "bitfit": Preset("bitfit", {}, "the backbone's biases (Ben Zaken et al., 2022)"),
+    "bitfit_partial": Preset("bitfit", BITFIT_PARTIAL, "those of queries and the feed-forward block's first map"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

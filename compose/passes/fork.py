@@ -48,7 +48,7 @@ def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
     entries: dict[tuple[int, str], Entry] = {(layer.index, ""): (layer.index, 0) for layer in backbone.layers}
     for layer in backbone.layers:
         for index, sublayer in enumerate(layer.sublayers):
-            for site in (sublayer.site, *sublayer.linears):
+            for site in (*sublayer.inner, *sublayer.exits):
                 entries[layer.index, site.name] = (layer.index, index)
     entries[backbone.states_key] = (len(backbone.layers), 0)
     return entries

@@ -112,7 +112,7 @@ def _cast(context: Context, dtype: torch.dtype) -> Context:
         assert norm is not None
         return norm(states.to(own)).to(dtype)
 
-    own = (context.residual if context.residual is not None else context.input).dtype  # type: ignore[union-attr]
+    own = dtype if context.residual is None else context.residual.dtype
     return Context(
         residual=None if context.residual is None else context.residual.to(dtype),
         norm=None if norm is None else (lambda states: cast_norm(states, own)),

@@ -203,12 +203,14 @@ class AdapterSpec:
         method: the kind of adapter.
         parts: where it acts.
         fusible: whether it has an increment, and so can be fused.
+        shared_parameters: number of weights that its parts have in common; no part counts them.
     """
 
     name: str
     method: str
     parts: tuple[ActingSpec, ...]
     fusible: bool = True
+    shared_parameters: int = 0
 
     def __hash__(self) -> int:
         return self._hash

@@ -43,7 +43,7 @@ class AdapterRecord:
     Args:
         name: its name.
         config: the config of its method.
-        tensors: its weights by canonical name, `layer.site.parameter` (`3.attn.q.a`).
+        tensors: its weights by canonical name, `layer.site.parameter` (`3.attn.q.a`), or `shared.parameter`.
         head: the head that lies in its folder.
         fingerprint: the backbone it was trained over, if the file says.
         meta: what else the file says, as plain JSON values.

@@ -8,9 +8,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from compose.methods.config import Config
-from compose.methods.modules import PARTS
+from compose.methods.modules import PARTS, SHARED
 from compose.methods.part import Part
-from compose.methods.tensors import canonical, key_of, load_strictly
+from compose.methods.tensors import SHARED_PREFIX, canonical, key_of, load_strictly
 from compose.specs import BackboneSpec
 
 
@@ -32,9 +32,14 @@ class Adapter(nn.Module):
         self.config = config
         self.spec = config.describe(name, backbone)
         build = cast(Callable[..., Part], PARTS[config.method])
+        share = cast(Callable[..., nn.Module] | None, SHARED.get(config.method))
+        self.shared = None if share is None else share(config, self.spec, backbone)
+        common = () if self.shared is None else (self.shared,)
         self.parts = nn.ModuleDict(
             {
-                key_of(acting.layer, acting.site): build(config, acting, backbone.site(acting.layer, acting.site))
+                key_of(acting.layer, acting.site): build(
+                    config, acting, backbone.site(acting.layer, acting.site), *common
+                )
                 for acting in self.spec.parts
             }
         )
@@ -48,8 +53,12 @@ class Adapter(nn.Module):
         return cast(Part, self.parts[key_of(layer, site)])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its weights by canonical name, `<layer>.<site>.<weight>`: `3.attn.q.a`."""
-        return canonical(self.parts)
+        """Its weights by canonical name, `<layer>.<site>.<weight>`: `3.attn.q.a`; shared ones as `shared.a`."""
+        shared = {} if self.shared is None else self.shared.state_dict()
+        return {
+            **canonical(self.parts),
+            **{f"{SHARED_PREFIX}{name}": tensor.detach() for name, tensor in shared.items()},
+        }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take weights by canonical name: all of them, or none.

@@ -1,8 +1,10 @@
-"""The module of each method."""
+"""The modules of each method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from torch import nn
 
 from compose.methods.aggregation.module import AggregationPart
 from compose.methods.bitfit.module import BitFitPart
@@ -16,4 +18,7 @@ PARTS: Mapping[str, type[Part]] = {
     "bitfit": BitFitPart,
     "layer_aggregation": AggregationPart,
 }
-"""By method; each is built from (config, its ActingSpec, the SiteSpec)."""
+"""By method; each is built from (config, its ActingSpec, the SiteSpec), and what its adapter's parts share, if any."""
+
+SHARED: Mapping[str, type[nn.Module]] = {}
+"""What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""

@@ -94,6 +94,19 @@ class LowRank(NamedTuple):
         return functional.linear(self.hidden, self.up, self.bias)
 
 
+class Shared:
+    """A part's hold on a module that all parts of its adapter share.
+
+    The adapter owns the module; were it the part's own child, its weights would be saved once for every part.
+
+    Args:
+        module: the module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+
 class Part(nn.Module):
     """An adapter's weights at one (layer, site): the function e(y; c).
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from compose.errors import FileError, Problem
 
+SHARED_PREFIX = "shared."
+"""Stands before the names of weights that all parts of an adapter share: `shared.a`."""
+
 SITE_MARK = ":"
 """Stands for the dots of a site's name in module paths, where torch allows none."""
 

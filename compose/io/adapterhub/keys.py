@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from compose.specs import BackboneSpec
 
-Kind = Literal["adapters", "loras", "adapter_fusion_layer"]
+Kind = Literal["adapters", "loras", "adapter_fusion_layer", "shared_parameters"]
 KINDS: tuple[Kind, ...] = ("adapters", "loras", "adapter_fusion_layer")
 
 LEGACY_PARTS = {
@@ -60,7 +60,7 @@ class Place(NamedTuple):
 
     Args:
         layer: index of the layer, through encoder, then decoder.
-        sites: its site; several for a fused map.
+        sites: its site; several for a fused map, none for what all parts of an adapter share.
         kind: what it is a weight of.
         name: whose weight it is.
         parameter: its name there.
@@ -71,6 +71,9 @@ class Place(NamedTuple):
     kind: Kind
     name: str
     parameter: str
+
+
+_SHARED = re.compile(r"shared_parameters\.([^.]+)\.(.+)")
 
 
 def _linears(attention: str, projections: str, **feed_forward: str) -> dict[str, str | tuple[str, ...]]:
@@ -207,6 +210,9 @@ class KeyReader:
             # No prefix is the name of a module inside its backbone, except DistilBERT's `transformer`,
             # which is not one of its prefixes: none is stripped in error.
             key = key.removeprefix(prefix)
+        shared = _SHARED.fullmatch(key)
+        if shared:
+            return Place(len(self.backbone.layers), (), "shared_parameters", shared[1], shared[2])
         for stack in self.keys.stacks:
             match = re.fullmatch(rf"{re.escape(stack.layers)}\.(\d{{1,6}})\.(.+)", key)
             if match:

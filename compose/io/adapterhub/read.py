@@ -18,6 +18,7 @@ from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.tensors import SHARED_PREFIX
 from compose.specs import BackboneSpec
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")
@@ -47,6 +48,9 @@ _WITH_NORM = (
     (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
 )
 _LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
+_SHARED: Mapping[str, tuple[tuple[str, str], ...]] = {"vera": ((r"lora_A", "a"), (r"lora_B", "b"))}
+"""Names of what an adapter's parts share, by method."""
+
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
 
@@ -188,14 +192,16 @@ def _place(
             continue
         if place.kind == kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
             continue  # it saves every fusion whose name begins with this one's into the file
-        fault = _fault(place, kind, name)
-        parameter = _parameter(place.parameter, rows)
+        shared = config is not None and place.kind == "shared_parameters"
+        names = _SHARED.get(config.method, ()) if config is not None and shared else rows
+        fault = _fault(place, place.kind if shared else kind, name)
+        parameter = _parameter(place.parameter, names)
         if fault or parameter is None:
             why = fault or f"its config gives it no '{place.parameter}'"
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
             continue
-        for site, piece in _pieces(place, tensor, config):
-            canonical = f"{place.layer}.{site}.{parameter}"
+        for prefix, piece in _pieces(place, tensor, config):
+            canonical = f"{prefix}{parameter}"
             known = placed.setdefault(canonical, piece)
             if known is not piece and not (known.shape == piece.shape and known.equal(piece)):
                 problems.append(Problem(f"tensor '{key}' contradicts another of the same weight", where=path))
@@ -235,11 +241,14 @@ def _fused_sites(place: Place, config: Config | None) -> list[str]:
 
 
 def _pieces(place: Place, tensor: Tensor, config: Config | None) -> list[tuple[str, Tensor]]:
-    """The tensor at its site, or its equal slices at the sites of a fused map."""
+    """The tensor with what stands before its name, its site, or its equal slices at the sites of a fused map."""
+    if not place.sites:
+        return [(SHARED_PREFIX, tensor)]
     if len(place.sites) == 1:
-        return [(place.sites[0], tensor)]
+        return [(f"{place.layer}.{place.sites[0]}.", tensor)]
     sites = _fused_sites(place, config)
     if not sites or tensor.dim() == 0:
         return []
     size = tensor.shape[0] // len(sites)
-    return [(site, tensor[index * size : (index + 1) * size].clone()) for index, site in enumerate(sites)]
+    slices = (tensor[index * size : (index + 1) * size].clone() for index in range(len(sites)))
+    return [(f"{place.layer}.{site}.", piece) for site, piece in zip(sites, slices, strict=True)]

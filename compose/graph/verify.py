@@ -22,6 +22,8 @@ FORMS = {
     "mixture": {"", "unfolded", "folded"},
 }
 
+_MODULES = {"norm": "LayerNorm", "linear": "linear map"}
+
 Check = Callable[[int, Operation], Iterator[str]]
 """Finds what is wrong with a node."""
 
@@ -136,9 +138,9 @@ class _Verifier:
         if operation.kind == "part" and kind != "sublayer":
             yield "it is not at a sub-layer"
         if operation.kind == "close" and not any(operation.site == site.name for site in _exits(layer)):
-            yield "no state leaves there"
+            yield "it is not at a sub-layer, nor at a LayerNorm that closes one"
         if operation.kind in PLAIN and kind != operation.kind:
-            yield f"it is not at a {operation.kind} site"
+            yield f"it is not at a {_MODULES[operation.kind]}"
         yield from self._weights(operation)
         yield from self._neighbours(node, operation, layer)
 

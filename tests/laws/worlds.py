@@ -31,6 +31,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
         "double_seq_bn",
         {"bottleneck_size": 4, "ln_before": True, "ln_after": True, "scaling": "learned"},
     ),
+    "bias": ("bitfit", {"everywhere": True}),
+    "norms": ("bitfit", {"selfattn": ["norm"], "crossattn": ["norm"], "ffn": ["norm"], "everywhere": True}),
     "bare": ("seq_bn", {"bottleneck_size": 4, "residual": False}),
 }
 GATED = {"gated": ("seq_bn", {"bottleneck_size": 4, "use_gating": True})}
@@ -73,7 +75,12 @@ def batch(architecture: str, padded: bool = False, seed: int = 0) -> dict[str, t
 
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
-    """The plan, with random weights for its fusions; None if adapters in it close a site differently."""
+    """The plan, with random weights for its fusions.
+
+    None if adapters in it close a site differently, or something is fused that has no increment.
+    """
+    if not all(model.adapters[name].spec.fusible for fuse in fuses(expression) for name in leaves(fuse)):
+        return None
     wanted: dict[str, list[str]] = {}
     for fuse in fuses(expression):
         wanted.setdefault(own_name(fuse) or "", []).extend(leaves(fuse))

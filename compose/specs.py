@@ -180,6 +180,7 @@ class ActingSpec:
         closing: who closes the site after it.
         row_multiplies: further multiply-adds a row, whatever its tokens.
         pair_multiplies: further multiply-adds for each pair of a row's tokens.
+        biased: whether its increment has a constant term.
     """
 
     layer: int
@@ -192,6 +193,7 @@ class ActingSpec:
     closing: Closing = "backbone"
     row_multiplies: int = 0
     pair_multiplies: int = 0
+    biased: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _acting(
         return part.multiplies, part.parameters
     if operation.form == "low_rank":  # the up-projection is left to the fusion that reads it
         up = part.rank * site.width_out
-        return part.increment_multiplies - up, part.parameters - up
+        return part.increment_multiplies - up, max(part.parameters - up, 0)
     return part.increment_multiplies, part.parameters
 
 
@@ -148,7 +148,7 @@ def _fusion(
         count = len(slots)
         return Cost((query + count * (key + value + 2 * width)) * tokens, query + key + value)
     factored = [source for source in sources if source is not None and source.form == "low_rank"]
-    columns = sum(_columns(_part(source, vocabulary), site) for source in factored)
+    columns = sum(_columns(_part(source, vocabulary)) for source in factored)
     once = 2 * width * columns
     if operation.form == "unfolded":
         met = columns if columns and len(factored) == len(sources) else tokens
@@ -160,9 +160,6 @@ def _fusion(
     return Cost((square_left + once) * tokens, square_left + once // 2)
 
 
-def _columns(part: ActingSpec, site: SiteSpec) -> int:
-    """The columns of an increment's up-projection: its rank, and one for a constant term.
-
-    An increment that has more weights than its products use has a constant term.
-    """
-    return part.rank + (part.parameters - part.increment_multiplies >= site.width_out)
+def _columns(part: ActingSpec) -> int:
+    """The columns of an increment's up-projection: its rank, and one for a constant term."""
+    return part.rank + part.biased

@@ -44,6 +44,8 @@ ADAPTER_PLUS: Mapping[str, Any] = {
     "scaling": "channel",
 }
 
+COMPACTER: Mapping[str, Any] = {**DOUBLE_SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
+COMPACTER_PLUS: Mapping[str, Any] = {**SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
 BITFIT_PARTIAL: Mapping[str, Any] = {"selfattn": ("q",), "crossattn": ("q",), "ffn": ("in",)}
 
 
@@ -66,6 +68,10 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_par_bn": Preset("bottleneck", SCALED_PAR_BN, "par_bn with a learned scaling"),
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
+    "compacter": Preset(
+        "compacter", COMPACTER, "double_seq_bn with sums of Kronecker products as maps (Karimi Mahabadi et al., 2021)"
+    ),
+    "compacter++": Preset("compacter", COMPACTER_PLUS, "the same as seq_bn, after the feed-forward block alone"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
     "bitfit": Preset("bitfit", {}, "the backbone's biases (Ben Zaken et al., 2022)"),
     "bitfit_partial": Preset("bitfit", BITFIT_PARTIAL, "those of queries and the feed-forward block's first map"),

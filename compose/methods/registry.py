@@ -9,12 +9,13 @@ from compose.errors import ConfigError
 from compose.methods.aggregation.spec import AggregationConfig
 from compose.methods.bitfit.spec import BitFitConfig
 from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.presets import PRESETS
 
 METHODS: Mapping[str, type[Config]] = {
-    config.method: config for config in (BottleneckConfig, LoraConfig, AggregationConfig, BitFitConfig)
+    config.method: config for config in (BottleneckConfig, CompacterConfig, LoraConfig, AggregationConfig, BitFitConfig)
 }
 
 

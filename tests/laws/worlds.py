@@ -33,6 +33,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "bias": ("bitfit", {"everywhere": True}),
     "norms": ("bitfit", {"selfattn": ["norm"], "crossattn": ["norm"], "ffn": ["norm"], "everywhere": True}),
+    "compact": ("compacter++", {"bottleneck_size": 8}),
     "bare": ("seq_bn", {"bottleneck_size": 4, "residual": False}),
 }
 GATED = {"gated": ("seq_bn", {"bottleneck_size": 4, "use_gating": True})}

@@ -12,6 +12,7 @@ from compose.heads.spec import HeadConfig
 from compose.io.adapterhub.keys import ArchitectureKeys
 from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig, make_fusion_config
 from compose.methods.lora.spec import LoraConfig
@@ -46,7 +47,6 @@ class Refusal(NamedTuple):
 
 
 _BOTTLENECK_REFUSED = (
-    Refusal("phm_layer", bool, "PHM layers (Compacter)"),
     Refusal("inv_adapter", bool, "invertible adapters"),
     Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),
 )
@@ -160,8 +160,9 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     problems += _refusals(options, _BOTTLENECK_REFUSED, where)
     if problems:
         raise FileError(problems)
+    kind = CompacterConfig if options.get("phm_layer") else BottleneckConfig
     inert = (
-        *_PHM,
+        *(() if kind is CompacterConfig else _PHM),
         "phm_layer",
         "inv_adapter",
         "inv_adapter_reduction_factor",
@@ -169,7 +170,7 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
         "attention_type",
     )
     kept = {name: value for name, value in options.items() if name not in inert}
-    return _made(lambda: BottleneckConfig.make(kept), where)
+    return _made(lambda: kind.make(kept), where)
 
 
 def _lora(

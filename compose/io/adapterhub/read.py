@@ -16,6 +16,7 @@ from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.tensors import SHARED_PREFIX
@@ -48,7 +49,24 @@ _WITH_NORM = (
     (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
 )
 _LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
-_SHARED: Mapping[str, tuple[tuple[str, str], ...]] = {"vera": ((r"lora_A", "a"), (r"lora_B", "b"))}
+# Compacter's maps lie where plain ones do.
+_PHM = (
+    (r"b", "bias"),
+    (r"W", "factors.whole"),
+    (r"W_(left|right)", r"factors.\1"),
+    (r"phm_rule", "rule.whole"),
+    (r"phm_rule_(left|right)", r"rule.\1"),
+)
+_PHM_SHARED = (
+    (r"W_(down|up)", r"\1.whole"),
+    (r"W_(down|up)_(left|right)", r"\1.\2"),
+    (r"phm_rule", "rule.whole"),
+    (r"phm_rule_(left|right)", r"rule.\1"),
+)
+_SHARED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "vera": ((r"lora_A", "a"), (r"lora_B", "b")),
+    "compacter": _PHM_SHARED,
+}
 """Names of what an adapter's parts share, by method."""
 
 _FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
@@ -217,7 +235,12 @@ def _grammar(config: Config | None) -> tuple[Kind, tuple[tuple[str, str], ...]]:
         return "adapter_fusion_layer", _FUSION
     if isinstance(config, LoraConfig):
         return "loras", _LORA
-    return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
+    norm = bool(getattr(config, "ln_before", False))
+    rows = (*_PLAIN, *(_WITH_NORM if norm else _WITHOUT_NORM))
+    if isinstance(config, CompacterConfig):
+        prefixes = ((rf"adapter_down\.{int(norm)}\.", "down."), (r"adapter_up\.", "up."))
+        rows += tuple((start + name, ours + own) for start, ours in prefixes for name, own in _PHM)
+    return "adapters", rows
 
 
 def _fault(place: Place, kind: Kind, name: str) -> str:

@@ -203,7 +203,7 @@ class BottleneckConfig(Config):
         if problems:
             raise ConfigError(problems)
         parts = tuple(
-            self._acting(name, layer.index, layer.sites[site])
+            self.acting(name, layer.index, layer.sites[site])
             for layer in backbone.layers
             if layer.index not in self.leave_out
             for flag, site in SITES
@@ -211,20 +211,16 @@ class BottleneckConfig(Config):
         )
         if not parts:
             raise acts_nowhere(self.method, name, backbone, "output_adapter=True, or fewer layers in leave_out")
-        return AdapterSpec(name, self.method, parts)
+        return AdapterSpec(name, self.method, parts, shared_parameters=self.shared_parameters(parts, backbone))
 
-    def _acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
+    def acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
+        """Its part at a site."""
         width = site.width_out
         rank = self.size(width, layer)
         learned = LEARNED_NON_LINEARITIES.get(self.non_linearity, 0)
-        parameters = 2 * width * rank + rank + width + learned
+        parameters = self.map_parameters(width, rank) + self.map_parameters(rank, width) + learned
         parameters += {"learned": 1, "channel": width, "fixed": 0}[self.scaling_kind]
         parameters += 2 * width * (self.ln_before + self.ln_after) + (width + 1) * self.use_gating
-        structure = tuple(
-            getattr(self, option_name)
-            for option_name in self.options()
-            if option_name not in PLACING and option_name != "scaling"
-        )
         return ActingSpec(
             layer=layer,
             site=site.name,
@@ -232,10 +228,33 @@ class BottleneckConfig(Config):
             parameters=parameters,
             multiplies=2 * width * rank + width * self.use_gating,
             increment_multiplies=2 * width * rank,
+            biased=self.has_map_bias,
             # an activation with weights of its own cannot be grouped with another adapter's
-            shape=(self.method, width, rank, *structure, self.scaling_kind, name if learned else ""),
+            shape=(self.method, width, rank, *self.structure(), self.scaling_kind, name if learned else ""),
             closing="backbone" if self.original_ln_after else "adapter",
         )
+
+    @property
+    def has_map_bias(self) -> bool:
+        """Whether down- and up-projection have biases."""
+        return True
+
+    def map_parameters(self, width_in: int, width_out: int) -> int:
+        """The weights of one of its two maps."""
+        return width_in * width_out + width_out
+
+    def shared_parameters(self, parts: tuple[ActingSpec, ...], backbone: BackboneSpec) -> int:
+        """The weights that its parts have in common."""
+        return 0
+
+    def structure(self) -> tuple[object, ...]:
+        """What parts agree in that compute alike, their sizes and kind of scaling aside."""
+        return self.options_but(set())
+
+    def options_but(self, names: set[str]) -> tuple[object, ...]:
+        """The options, but for some, those that place it and the scaling."""
+        left = (name for name in self.options() if name not in PLACING | names and name != "scaling")
+        return tuple(getattr(self, name) for name in left)
 
     @property
     def scaling_kind(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compose.errors import FileError, Problem
 from compose.heads.adapterhub import from_adapterhub_index
+from compose.io.adapterhub import phm
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
@@ -49,23 +50,9 @@ _WITH_NORM = (
     (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
 )
 _LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
-# Compacter's maps lie where plain ones do.
-_PHM = (
-    (r"b", "bias"),
-    (r"W", "factors.whole"),
-    (r"W_(left|right)", r"factors.\1"),
-    (r"phm_rule", "rule.whole"),
-    (r"phm_rule_(left|right)", r"rule.\1"),
-)
-_PHM_SHARED = (
-    (r"W_(down|up)", r"\1.whole"),
-    (r"W_(down|up)_(left|right)", r"\1.\2"),
-    (r"phm_rule", "rule.whole"),
-    (r"phm_rule_(left|right)", r"rule.\1"),
-)
 _SHARED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "vera": ((r"lora_A", "a"), (r"lora_B", "b")),
-    "compacter": _PHM_SHARED,
+    "compacter": phm.SHARED,
 }
 """Names of what an adapter's parts share, by method."""
 
@@ -97,6 +84,8 @@ def read_adapter(
     if with_head and folder.has(HEAD_CONFIG):
         head = read_head(folder, backbone, name)
     placed = _place(tensors, reader, config, str(own_name), path)
+    if isinstance(config, CompacterConfig):
+        phm.check_shared(config, placed, path)
     return AdapterRecord(wanted, config, placed, head=head, meta=_meta(content))
 
 
@@ -239,7 +228,7 @@ def _grammar(config: Config | None) -> tuple[Kind, tuple[tuple[str, str], ...]]:
     rows = (*_PLAIN, *(_WITH_NORM if norm else _WITHOUT_NORM))
     if isinstance(config, CompacterConfig):
         prefixes = ((rf"adapter_down\.{int(norm)}\.", "down."), (r"adapter_up\.", "up."))
-        rows += tuple((start + name, ours + own) for start, ours in prefixes for name, own in _PHM)
+        rows += tuple((start + name, ours + own) for start, ours in prefixes for name, own in phm.OWN)
     return "adapters", rows
 
 

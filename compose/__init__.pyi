@@ -14,6 +14,8 @@ from compose.runtime.attach import attach as attach
 from compose.runtime.attach import load as load
 from compose.runtime.attach import load_plan as load_plan
 from compose.runtime.model import Model as Model
+from compose.runtime.sparsity import prune_neurons as prune_neurons
+from compose.runtime.sparsity import sparsify as sparsify
 from compose.train.collator import TaskCollator as TaskCollator
 
 __version__: str

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from compose.methods.config import Config
 from compose.methods.modules import PARTS, SHARED
 from compose.methods.part import Part
-from compose.methods.tensors import SHARED_PREFIX, canonical, key_of, load_strictly
+from compose.methods.sparse import Masks
+from compose.methods.tensors import SHARED_PREFIX, SITE_MARK, canonical, key_of, load_strictly
 from compose.specs import BackboneSpec
 
 
@@ -43,6 +44,25 @@ class Adapter(nn.Module):
                 for acting in self.spec.parts
             }
         )
+        self.masks = Masks()
+
+    def mask(self, masks: Mapping[str, Tensor]) -> None:
+        """Keep some weights and no others: what a mask leaves out is zero from now on, and stays so in training.
+
+        Args:
+            masks: for weights by canonical name which elements are kept; of others all are. They replace earlier ones.
+
+        Raises:
+            FileError: if a mask does not fit.
+        """
+        self.masks.hold(masks, self.weights(), f"adapter {self.name!r}")
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Its trained weights by canonical name; `tensors` has buffers too, and detached aliases."""
+        found = {f"{key.replace(SITE_MARK, '.')}.{name}": p for key, part in self.parts.items()
+                 for name, p in part.named_parameters()}  # fmt: skip
+        shared = () if self.shared is None else self.shared.named_parameters()
+        return {**found, **{f"{SHARED_PREFIX}{name}": p for name, p in shared}}
 
     def part(self, layer: int, site: str) -> Part:
         """Its part at a (layer, site) of its spec.

@@ -266,6 +266,7 @@ class RunnablePlan:
                 "the backbone was detached from this model, so no plan can run on it",
                 hint="compose.attach(backbone) makes a new model",
             )
+        self._bindings.enforce_masks()
         given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.accepts, own)
         names = check_route(route, route_names(plan), batch)
         chains = row_chains(list(bound.programs.values()))

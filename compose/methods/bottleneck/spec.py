@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from compose.methods.config import (
     Option,
     acts_nowhere,
     choice,
+    is_count,
     is_number,
     option,
     unknown_layers,
@@ -36,7 +38,15 @@ SITES = (("mh_adapter", "attn"), ("cross_adapter", "cross.attn"), ("output_adapt
 """Which option puts an adapter at which site, in the order in which a layer runs them."""
 
 PLACING = frozenset(
-    {*dict(SITES), "reduction_factor", "bottleneck_size", "init_weights", "init_weights_seed", "leave_out"}
+    {
+        *dict(SITES),
+        "reduction_factor",
+        "bottleneck_size",
+        "bottleneck_sizes",
+        "init_weights",
+        "init_weights_seed",
+        "leave_out",
+    }
 )
 """Options of where, how wide and from what start: parts that differ in these alone compute alike."""
 
@@ -70,6 +80,20 @@ def _normal_factors(value: Any) -> Any:
     return tuple((str(key), float(factor)) for key, factor in pairs)
 
 
+_SITE_KEY = re.compile(rf"(\d{{1,6}})\.({'|'.join(re.escape(site) for _, site in SITES)})")
+
+
+def _accepts_sizes(value: Any) -> bool:
+    pairs = dict(value) if isinstance(value, Mapping | tuple) else {"": 0}
+    return all(isinstance(key, str) and _SITE_KEY.fullmatch(key) and is_count(size, 1) for key, size in pairs.items())
+
+
+SIZES = Option(
+    _accepts_sizes,
+    'a mapping from layers and sites ("3.ffn") to whole numbers of at least 1',
+    normal=lambda value: tuple(sorted(dict(value).items())),
+    plain=dict,
+)
 FACTOR = Option(
     _accepts_factors,
     'a number above 0, or a mapping from layer numbers (and "default") to such numbers',
@@ -104,6 +128,7 @@ class BottleneckConfig(Config):
         reduction_factor: width over bottleneck width (below 1 it widens), or a mapping from layer
             numbers to such factors, with `"default"` for the layers that it leaves out.
         bottleneck_size: the bottleneck's width itself; overrides the factor.
+        bottleneck_sizes: the width at single sites, by layer and site (`"3.ffn"`): what pruned neurons leave.
         non_linearity: an activation by transformers' name for it.
         original_ln_before: read LayerNorm(y + x) rather than y; y + x in pre-norm layers.
         original_ln_after: the backbone adds x and normalises after the adapter.
@@ -134,6 +159,7 @@ class BottleneckConfig(Config):
     cross_adapter: bool = option(False, FLAG)
     reduction_factor: float | tuple[tuple[str, float], ...] = option(16.0, FACTOR)
     bottleneck_size: int | None = option(None, OPTIONAL_COUNT)
+    bottleneck_sizes: tuple[tuple[str, int], ...] = option((), SIZES)
     non_linearity: str = option("relu", NON_LINEARITY)
     original_ln_before: bool = option(False, FLAG)
     original_ln_after: bool = option(True, FLAG)
@@ -173,14 +199,15 @@ class BottleneckConfig(Config):
             )
         return found
 
-    def size(self, width: int, layer: int) -> int:
-        """The bottleneck's width in a layer, for states of a width.
+    def size(self, width: int, layer: int, site: str) -> int:
+        """The bottleneck's width at a site, for states of a width.
 
         Raises:
             ConfigError: if the mapping of factors lacks the layer and has no default.
         """
-        if self.bottleneck_size is not None:
-            return self.bottleneck_size
+        own = dict(self.bottleneck_sizes).get(f"{layer}.{site}", self.bottleneck_size)
+        if own is not None:
+            return own
         factor = self.reduction_factor
         if isinstance(factor, tuple):
             factors = dict(factor)
@@ -211,12 +238,20 @@ class BottleneckConfig(Config):
         )
         if not parts:
             raise acts_nowhere(self.method, name, backbone, "output_adapter=True, or fewer layers in leave_out")
+        acting = tuple(f"{part.layer}.{part.site}" for part in parts)
+        problems = [
+            Problem(f"bottleneck_sizes names {key}, where it does not act", where=self.method, got=key, legal=acting)
+            for key, _ in self.bottleneck_sizes
+            if key not in acting
+        ]
+        if problems:
+            raise ConfigError(problems)
         return AdapterSpec(name, self.method, parts, shared_parameters=self.shared_parameters(parts, backbone))
 
     def acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
         """Its part at a site."""
         width = site.width_out
-        rank = self.size(width, layer)
+        rank = self.size(width, layer, site.name)
         learned = LEARNED_NON_LINEARITIES.get(self.non_linearity, 0)
         parameters = self.map_parameters(width, rank) + self.map_parameters(rank, width) + learned
         parameters += {"learned": 1, "channel": width, "fixed": 0}[self.scaling_kind]

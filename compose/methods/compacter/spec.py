@@ -62,8 +62,8 @@ class CompacterConfig(BottleneckConfig):
         """Beside a bottleneck's: shared maps of several sizes."""
         found = super().conflicts(values)
         by_layer = isinstance(values["reduction_factor"], Mapping | tuple) and values["bottleneck_size"] is None
-        if values["shared_W_phm"] and by_layer:
-            what = "shared_W_phm=True needs bottlenecks of one width, but reduction_factor differs by layer"
+        if values["shared_W_phm"] and (by_layer or values["bottleneck_sizes"]):
+            what = "shared_W_phm=True needs bottlenecks of one width, but they differ by layer"
             found.append(Problem(what, where=cls.method, hint="one reduction_factor, or shared_W_phm=False"))
         return found
 
@@ -111,7 +111,7 @@ class CompacterConfig(BottleneckConfig):
 
     def acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
         """A bottleneck's row, once it is known that its widths can be divided."""
-        sizes = {"states": site.width_out, "the bottleneck": self.size(site.width_out, layer)}
+        sizes = {"states": site.width_out, "the bottleneck": self.size(site.width_out, layer, site.name)}
         problems = [
             Problem(
                 f"{what} of width {width} cannot be divided by phm_dim={self.phm_dim} (layer {layer}, '{site.name}')",

@@ -199,8 +199,8 @@ class BottleneckConfig(Config):
             )
         return found
 
-    def size(self, width: int, layer: int, site: str) -> int:
-        """The bottleneck's width at a site, for states of a width.
+    def size(self, width: int, layer: int, site: str = "") -> int:
+        """The bottleneck's width in a layer, or at one of its sites, for states of a width.
 
         Raises:
             ConfigError: if the mapping of factors lacks the layer and has no default.

@@ -59,10 +59,10 @@ class Adapter(nn.Module):
 
     def weights(self) -> dict[str, nn.Parameter]:
         """Its trained weights by canonical name; `tensors` has buffers too, and detached aliases."""
-        found = {f"{key.replace(SITE_MARK, '.')}.{name}": p for key, part in self.parts.items()
-                 for name, p in part.named_parameters()}  # fmt: skip
-        shared = () if self.shared is None else self.shared.named_parameters()
-        return {**found, **{f"{SHARED_PREFIX}{name}": p for name, p in shared}}
+        owners = [(f"{key.replace(SITE_MARK, '.')}.", part) for key, part in self.parts.items()]
+        if self.shared is not None:
+            owners.append((SHARED_PREFIX, self.shared))
+        return {f"{prefix}{name}": weight for prefix, owner in owners for name, weight in owner.named_parameters()}
 
     def part(self, layer: int, site: str) -> Part:
         """Its part at a (layer, site) of its spec.

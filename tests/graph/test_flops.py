@@ -27,6 +27,8 @@ EXPRESSIONS = (
     "Fuse(Stack('a', 'b'), Stack('a', 'd'), name='g')",
     "Fuse('a', Average('a', 'b'), Fuse('a', 'd', name='inner'), name='h')",
     "Fuse('lora', 'qv')",
+    "Fuse('a', 'compact', 'thin', name='made')",
+    "Parallel('compact', 'thin', Stack('bias', 'a'), 'bias')",
     "Drop('d', first=2)",
     "Parallel(x=Fuse('a', 'b'), y=Drop('b', first=3), z=Stack('d', Drop('a', last=1)))",
     "Parallel(x=Drop('gated', layers=[0, 1]), y=Average('a', 'b'))",
@@ -49,6 +51,9 @@ def loaded(architecture: str) -> Model:
         ("gated", "par_bn", {"bottleneck_size": 4, "use_gating": True}),
         ("lora", "lora", {"r": 2, "intermediate_lora": True, "output_lora": True}),
         ("qv", "lora", {"r": 3, "use_gating": True}),
+        ("compact", "compacter++", {"bottleneck_size": 4}),
+        ("thin", "compacter++", {"bottleneck_size": 8, "phm_dim": 2, "phm_bias": False}),
+        ("bias", "bitfit", {"everywhere": True}),
     ):
         model.add_adapter(name, method, **options)
     return model

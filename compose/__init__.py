@@ -29,6 +29,7 @@ _PUBLIC = {
     "compose.runtime.merging": ("merge_adapters",),
     "compose.runtime.model": ("Model",),
     "compose.runtime.pruning": ("prune_fusion",),
+    "compose.runtime.sparsity": ("prune_neurons", "sparsify"),
     "compose.train.collator": ("TaskCollator",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from compose.graph.graph import Graph
+from compose.graph.graph import PLAIN, STARTS, Graph
 from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
-from compose.specs import LAYER, BackboneSpec, Closing, LayerSpec
+from compose.specs import LAYER, BackboneSpec, Closing, LayerSpec, SiteSpec
 
 
 @dataclass
@@ -20,8 +21,22 @@ class _Line:
 
     def end(self, layer: LayerSpec) -> int:
         """The state that a layer hands on."""
-        inside = self.closes[layer.index, layer.sublayers[-1].name]
-        return self.closes.get((layer.index, LAYER), inside)
+        last = (LAYER, *(site.name for site in reversed(layer.sublayers[-1].exits)))
+        return next(self.closes[layer.index, site] for site in last if (layer.index, site) in self.closes)
+
+
+class _Station(NamedTuple):
+    """A site from which states leave.
+
+    Args:
+        site: its name.
+        inner: the sites of the values that are read on the way to it.
+        unfolds: a residual is yet to be added to what leaves, so that branches part in a dimension of their own.
+    """
+
+    site: str
+    inner: tuple[SiteSpec, ...]
+    unfolds: bool
 
 
 class _Classes:
@@ -59,14 +74,15 @@ class _Scheduler:
                 entry = tuple(states.of[self.graph.inputs(node)[0]] for node in embeds.nodes)
                 memory = tuple(earlier[len(self.starts)][end] for end in entry)
                 states, earlier = embeds, {len(embeds): tuple(range(len(embeds)))}
-            parts = [_Classes(line.parts[layer.index, sub.name] for line in self.lines) for sub in layer.sublayers]
+            stations = self._stations(layer)
+            parts = [_Classes(line.parts[layer.index, at.site] for line in self.lines) for at in stations]
             gather = tuple(states.of[self._state(node)] for node in parts[0].nodes)
             identity = gather == tuple(range(len(states)))
             earlier = _gathered(earlier, gather)
             repeats = {count: sources for count, sources in earlier.items() if count != len(gather)}
             earlier[len(gather)] = tuple(range(len(gather)))
-            states = _Classes(line.closes[layer.index, layer.sublayers[-1].name] for line in self.lines)
-            unfolds = self._layer_programs(layer, parts, states)
+            states = _Classes(line.closes[layer.index, stations[-1].site] for line in self.lines)
+            unfolds = self._layer_programs(layer, stations, parts, states)
             states = self._on_states((layer.index, LAYER), states)
             layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
             leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
@@ -135,24 +151,35 @@ class _Scheduler:
         """The state with which a branch comes to the first layer."""
         return line.closes.get(self.backbone.embed_key, line.embeds[0])
 
-    def _layer_programs(self, layer: LayerSpec, parts: list[_Classes], states: _Classes) -> bool:
+    def _stations(self, layer: LayerSpec) -> list[_Station]:
+        """Where a state leaves on the way through a layer: after each sub-layer, and at LayerNorms that are adapted."""
+        return [
+            _Station(site.name, sublayer.inner if site == sublayer.site else (), sublayer.norm == "pre")
+            for sublayer in layer.sublayers
+            for site in sublayer.exits
+            if (layer.index, site.name) in self.lines[0].closes
+        ]
+
+    def _layer_programs(
+        self, layer: LayerSpec, stations: list[_Station], parts: list[_Classes], states: _Classes
+    ) -> bool:
         """Schedules the sites of a layer; True if branches part inside it before a residual addition."""
         unfolds = False
-        for index, sublayer in enumerate(layer.sublayers):
-            for site in sublayer.inner:
-                values = [self._linear(part, site.name) for part in parts[index].nodes]
+        for index, station in enumerate(stations):
+            for inner in station.inner:
+                values = [self._inner(part, inner.name) for part in parts[index].nodes]
                 if any(values):
                     entering = [self._root(value) if value else None for value in values]
-                    self._add((layer.index, site.name), entering, values, [None] * len(values))
+                    self._add((layer.index, inner.name), entering, values, [None] * len(values))
             last = index + 1 == len(parts)
             leaving = states.nodes if last else [self._state(node) for node in parts[index + 1].nodes]
             program = self._add(
-                (layer.index, sublayer.name),
+                (layer.index, station.site),
                 list(parts[index].nodes),
                 [self.graph.inputs(close)[0] for close in leaving],
                 leaving,
             )
-            unfolds |= program is not None and program.forks and sublayer.norm == "pre"
+            unfolds |= program is not None and program.forks and station.unfolds
         return unfolds
 
     def _add(
@@ -212,17 +239,17 @@ class _Scheduler:
                     return line
             node = self._state(node)
 
-    def _linear(self, part: int, site: str) -> int | None:
-        """The value that a part is given for one of its linear maps, None if nothing acts on it."""
+    def _inner(self, part: int, site: str) -> int | None:
+        """The value that a part is given for its LayerNorm or a linear map, None if nothing acts on it."""
         for node in self.graph.inputs(part)[1:]:
             operation = self.graph.operation(node)
-            if operation.site == site and operation.kind != "linear":
+            if operation.site == site and operation.kind not in PLAIN:
                 return node
         return None
 
     def _root(self, node: int) -> int:
-        """The value that a node of a site starts from: a part, a linear map's output, or states."""
-        while self.graph.operation(node).kind not in ("part", "linear", "embedded", "layer", "states"):
+        """The value that a node of a site starts from."""
+        while self.graph.operation(node).kind not in STARTS:
             node = self.graph.inputs(node)[0]
         return node
 

@@ -45,19 +45,22 @@ class SiteSpec:
     """A place where an adapter may act.
 
     Args:
-        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `attn.core`, `embed`, `layer`, `states`, ...
+        name: `attn`, `ffn`, `attn.q`, `cross.attn.v`, `attn.core`, `ffn.norm`, `embed`, `layer`, `states`, ...
         kind: `sublayer` (y is a sub-layer's output), `linear` (y is a linear map's output), `core` (y is what an
-            attention reads before its tokens' keys and values), `layer` (y is a layer's output), `embed` or `states`.
+            attention reads before its tokens' keys and values), `norm` (y is what a sub-layer's LayerNorm gives),
+            `layer` (y is a layer's output), `embed` or `states`.
         width_in: width of the context c: the map's or the attention's input, or the hidden size.
         width_out: width of the value y; of a `core` that of the keys and of the values.
         memory: the map reads the encoder's states (keys and values of cross-attention).
+        bias: what gives the value, a linear map or a LayerNorm, has a bias.
     """
 
     name: str
-    kind: Literal["sublayer", "linear", "core", "embed", "layer", "states"]
+    kind: Literal["sublayer", "linear", "core", "norm", "embed", "layer", "states"]
     width_in: int
     width_out: int
     memory: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class SubLayerSpec:
         memory_multiplies: multiply-adds a token of its maps over the encoder's states.
         attention_width: heads x head width of its attention, 0 if it has none.
         core: the site of its attention itself, None if it has none.
+        normed: the site of what its LayerNorm gives. In a post-norm layer that is the state that leaves the
+            sub-layer; in a pre-norm layer it is what its linear maps read.
     """
 
     site: SiteSpec
@@ -81,15 +86,23 @@ class SubLayerSpec:
     memory_multiplies: int = 0
     attention_width: int = 0
     core: SiteSpec | None = None
+    normed: SiteSpec | None = None
 
     @property
     def name(self) -> str:
         return self.site.name
 
-    @property
+    @cached_property
     def inner(self) -> tuple[SiteSpec, ...]:
-        """The sites inside it, before its own."""
-        return self.linears if self.core is None else (*self.linears, self.core)
+        """The sites whose values the sub-layer itself reads, in the order in which it runs them."""
+        before = (self.normed,) if self.normed is not None and self.norm == "pre" else ()
+        return (*before, *self.linears, *(() if self.core is None else (self.core,)))
+
+    @cached_property
+    def exits(self) -> tuple[SiteSpec, ...]:
+        """The sites from which a state leaves: its own, then that of a LayerNorm that closes it."""
+        after = (self.normed,) if self.normed is not None and self.norm == "post" else ()
+        return (self.site, *after)
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ class LayerSpec:
     @cached_property
     def sites(self) -> dict[str, SiteSpec]:
         """Every site of the layer by name."""
-        inside = {site.name: site for sub in self.sublayers for site in (*sub.inner, sub.site)}
+        inside = {site.name: site for sub in self.sublayers for site in (*sub.inner, *sub.exits)}
         return {**inside, LAYER: self.output}
 
     @property

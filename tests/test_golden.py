@@ -25,6 +25,8 @@ ROOT = SHARED if SHARED.is_dir() else HERE
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 METHODS = (
     "adapterplus",
+    "compacter",
+    "compacterpp",
     "dora",
     "double_seq_bn",
     "gated",

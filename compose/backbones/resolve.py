@@ -30,13 +30,19 @@ class LinearModule:
 
 @dataclass(frozen=True)
 class SubLayerModules:
-    """The modules of one sub-layer."""
+    """The modules of one sub-layer.
+
+    Args:
+        norm: the LayerNorm that closes it, in a post-norm layer.
+        normed: its LayerNorm: that one, or in a pre-norm layer the one that it starts with.
+    """
 
     name: str
     value: Any
     residual: Any
     residual_argument: str | None
     norm: Any | None
+    normed: Any
     linears: tuple[LinearModule, ...]
     core: Any | None = None
     prefix_score: float = 0.0
@@ -162,12 +168,15 @@ def _sublayer(block: Any, table: SubLayerTable, where: str, problems: list[Probl
         module = _find(block, path, problems, where)
         site = f"{prefix}.{kind}.{linear}" if prefix else f"{kind}.{linear}"
         linears.append(LinearModule(site, module, fused, prefix == "cross" and linear in ("k", "v")))
+    residual = _find(block, table.residual, problems, where)
+    norm = _find(block, table.norm, problems, where) if table.norm else None
     return SubLayerModules(
         name=table.name,
         value=_find(block, table.value, problems, where),
-        residual=_find(block, table.residual, problems, where),
+        residual=residual,
         residual_argument=table.residual_argument,
-        norm=_find(block, table.norm, problems, where) if table.norm else None,
+        norm=norm,
+        normed=residual if norm is None else norm,
         linears=tuple(linears),
         core=_find(block, table.core, problems, where) if table.core else None,
         prefix_score=table.prefix_score,
@@ -209,13 +218,18 @@ def linear_size(module: Any) -> tuple[int, int] | None:
     return (rows, columns) if kind == "Conv1D" else (columns, rows)
 
 
+def has_bias(module: Any) -> bool:
+    """Whether a module adds a bias to its result."""
+    return getattr(module, "bias", None) is not None
+
+
 def _sublayer_spec(block: Any, table: SubLayerTable, modules: SubLayerModules, hidden_size: int) -> SubLayerSpec:
     sites, memory_maps = [], set()
     for linear in modules.linears:
         width_in, width_out = linear_size(linear.module) or (hidden_size, hidden_size)
         if linear.fused:
             width_out //= linear.fused[1]
-        sites.append(SiteSpec(linear.site, "linear", width_in, width_out, linear.memory))
+        sites.append(SiteSpec(linear.site, "linear", width_in, width_out, linear.memory, has_bias(linear.module)))
         if linear.memory:
             memory_maps.add(id(linear.module))
     multiplies = memory = 0
@@ -238,6 +252,7 @@ def _sublayer_spec(block: Any, table: SubLayerTable, modules: SubLayerModules, h
         memory_multiplies=memory,
         attention_width=query.width_out if query else 0,
         core=core,
+        normed=SiteSpec(f"{table.name}.norm", "norm", hidden_size, hidden_size, bias=has_bias(modules.normed)),
     )
 
 

@@ -23,7 +23,8 @@ def forks_of(plan: Plan) -> tuple[Fork, ...]:
         after = before
     for layer, rows in zip(reversed(plan.backbone.layers), reversed(plan.layers), strict=True):
         at_end = after
-        for site in (LAYER, *(sublayer.name for sublayer in reversed(layer.sublayers))):
+        sites = [site.name for sublayer in layer.sublayers for site in sublayer.exits]
+        for site in (LAYER, *reversed(sites)):
             program = plan.programs.get((layer.index, site))
             if program is not None:
                 before = _back(after, program.sources)

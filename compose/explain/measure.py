@@ -140,7 +140,7 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
         sites: list[tuple[str, tuple[str, ...]]] = []
         for sublayer in layer.sublayers:
             cost += sublayer_cost(sublayer, classes * batch.rows, batch.tokens_of(layer), batch.tokens)
-            for site in (*sublayer.inner, sublayer.site):
+            for site in (*sublayer.inner, *sublayer.exits):
                 program = plan.programs.get((layer.index, site.name))
                 if program is not None:
                     cost += _site_cost(program, vocabulary, batch, batch.tokens_of(layer, site))

@@ -6,7 +6,7 @@ from compose.dsl import Branch, Expression, branches, leaves, outputs
 from compose.graph.check import check
 from compose.graph.graph import Graph, Operation
 from compose.graph.sites import SiteBuilder, Vocabulary
-from compose.specs import LAYER, LayerSpec, SubLayerSpec
+from compose.specs import LAYER, LayerSpec, SiteSpec, SubLayerSpec
 
 
 def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
@@ -48,6 +48,9 @@ def _through_layers(
             stack = layer.stack
         for sublayer in layer.sublayers:
             state = _through_sublayer(graph, branch, layer, sublayer, state, touched, vocabulary)
+            for site in sublayer.exits[1:]:
+                if (layer.index, site.name) in acted:
+                    state = _after_norm(graph, branch, layer, site, state, vocabulary)
         if (layer.index, LAYER) in acted:
             state = _on_state(graph, branch, "layer", (layer.index, LAYER), state, vocabulary)
     return state
@@ -69,15 +72,27 @@ def _through_sublayer(
     touched: set[tuple[int, str]],
     vocabulary: Vocabulary,
 ) -> int:
-    inputs = [state]
+    inputs, read = [state], [state]
     for site in sublayer.inner:
         if (layer.index, site.name) in touched:
-            value = graph.add(Operation("linear", layer.index, site.name), [state])
+            kind = "norm" if site.kind == "norm" else "linear"
+            value = graph.add(Operation(kind, layer.index, site.name), [state] if site.memory else read)
             builder = SiteBuilder(graph, vocabulary, layer.index, site.name)
             inputs.append(builder.act(branch.expression, value).node)
+            if site.kind == "norm":
+                read = list(inputs)
     node = graph.add(Operation("part", layer.index, sublayer.name), inputs)
     closing = "backbone"
     if (layer.index, sublayer.name) in touched:
         builder = SiteBuilder(graph, vocabulary, layer.index, sublayer.name)
         node, closing, _ = builder.act(branch.expression, node)
     return graph.add(Operation("close", layer.index, sublayer.name, detail=(closing,)), [node])
+
+
+def _after_norm(
+    graph: Graph, branch: Branch, layer: LayerSpec, site: SiteSpec, state: int, vocabulary: Vocabulary
+) -> int:
+    """What acts on the state that a closing LayerNorm gives. A branch in which nothing does hands it on."""
+    node = graph.add(Operation("norm", layer.index, site.name), [state])
+    result = SiteBuilder(graph, vocabulary, layer.index, site.name).act(branch.expression, node)
+    return graph.add(Operation("close", layer.index, site.name, detail=(result.closing,)), [result.node])

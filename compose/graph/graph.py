@@ -36,8 +36,9 @@ class Operation(NamedTuple):
 KINDS: dict[str, str] = {
     "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
     "fork": "a branch's own copy of a state; detail: (branch,)",
-    "linear": "what a linear map, or an attention's core, has before any adapter; input: a state",
-    "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted linear maps",
+    "norm": "the output of a LayerNorm, before any adapter; input: a state",
+    "linear": "what a linear map, or an attention's core, has before any adapter; inputs: a state, adapted LayerNorm",
+    "part": "the backbone from a state to a sub-layer's output; inputs: the state, adapted LayerNorm and maps",
     "layer": "a layer's output, as a value; input: the state after its last sub-layer",
     "embedded": "the embeddings' output as a value; input: that state",
     "states": "the states of all layers, the last one as the value; input: the last state",
@@ -56,6 +57,10 @@ KINDS: dict[str, str] = {
 }
 
 ACTING = frozenset({"adapter", "increment"})
+PLAIN = frozenset({"norm", "linear"})
+"""Values inside a sub-layer on which nothing has acted."""
+STARTS = PLAIN | {"part", "embedded", "layer", "states"}
+"""The values that sites start from."""
 
 
 class Graph:

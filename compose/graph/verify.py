@@ -4,28 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from compose.graph.graph import ACTING, KINDS, Graph, Operation
+from compose.graph.graph import ACTING, KINDS, STARTS, Graph, Operation
 from compose.graph.sites import Vocabulary
-from compose.specs import EMBED, LAYER, LayerSpec
+from compose.specs import EMBED, LAYER, LayerSpec, SubLayerSpec
 from compose.specs import STATES as STATES_SITE
 
 STATES = frozenset({"embed", "fork", "close"})
 """Kinds that give a state: what goes from one sub-layer to the next."""
 VALUES = frozenset(
-    {"linear", "part", "embedded", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"}
+    {"norm", "linear", "part", "embedded", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"}
 )
 """Kinds that give a value at a site."""
 INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
 """Kinds that give an increment at a site."""
 FUSIONS = frozenset({"fuse", "mixture"})
-PLACES = {"part": ("sublayer",), "close": ("sublayer", "layer"), "linear": ("linear",), "layer": ("layer",)}
+PLACES = {
+    "part": ("sublayer",),
+    "close": ("sublayer", "norm", "layer"),
+    "linear": ("linear", "core"),
+    "norm": ("norm",),
+    "layer": ("layer",),
+}
 """The kinds of sites at which some kinds of nodes can be."""
-WORDS = {"sublayer": "a sub-layer", "linear": "a linear map", "layer": "a layer's output"}
+WORDS = {
+    "sublayer": "a sub-layer",
+    "norm": "a LayerNorm",
+    "linear": "a linear map",
+    "core": "an attention's core",
+    "layer": "a layer's output",
+}
 FORMS = {
     "increment": {"", "low_rank"},
     "fuse": {"", "unfolded", "folded"},
     "mixture": {"", "unfolded", "folded"},
 }
+
 
 Check = Callable[[int, Operation], Iterator[str]]
 """Finds what is wrong with a node."""
@@ -104,7 +117,7 @@ class _Verifier:
 
     def _input_kinds(self, operation: Operation, kinds: list[str]) -> Iterator[str]:
         legal: list[Collection[str]]
-        if operation.kind in ("embed", "embedded", "fork", "linear", "part", "layer", "states", "head"):
+        if operation.kind in ("embed", "embedded", "fork", "norm", "linear", "part", "layer", "states", "head"):
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
         elif operation.kind in (*FUSIONS, "fill"):
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
@@ -159,21 +172,21 @@ class _Verifier:
                 yield f"the fusion '{operation.name}' has no weights here"
 
     def _neighbours(self, node: int, operation: Operation, layer: LayerSpec) -> Iterator[str]:
-        """Values come from the same site, but for those that a part takes from its linear maps."""
-        if operation.kind in ("linear", "layer"):
+        """Values come from the same site, but for those that a part or a linear map takes from inside."""
+        if operation.kind == "layer":
             return
         inputs = self.graph.inputs(node)
-        linears: set[str] = set()
-        if operation.kind == "part":
+        legal = {operation.site}
+        if operation.kind in STARTS:
             inputs = inputs[1:]
-            sublayer = next(sub for sub in layer.sublayers if sub.name == operation.site)
-            linears = {site.name for site in sublayer.inner}
+            inside = next(sub.inner for sub in layer.sublayers if operation.site in _names(sub))
+            legal = {site.name for site in inside if operation.kind == "part" or site.kind == "norm"}
             used = [self.graph.operation(source).site for source in inputs]
             if len(set(used)) < len(used):
-                yield f"it takes a linear map twice: {used}"
+                yield f"it takes a value twice: {used}"
         for source in inputs:
             other = self.graph.operation(source)
-            if other.layer != operation.layer or other.site not in (linears or {operation.site}):
+            if other.layer != operation.layer or other.site not in legal:
                 yield f"it reads a {other.kind} at {other.layer}.{other.site}"
 
     def _form(self, node: int, operation: Operation) -> Iterator[str]:
@@ -218,7 +231,7 @@ class _Verifier:
                 operation = self.graph.operation(node)
                 if operation.site in (EMBED, LAYER, STATES_SITE):
                     pass
-                elif operation.kind == "close":
+                elif operation.kind == "close" and (operation.layer, operation.site) in wanted:
                     passed.append((operation.layer, operation.site))
                 elif operation.kind == "embed":
                     embeds.append(operation.layer)
@@ -289,6 +302,10 @@ class _Verifier:
                     yield f"node {node} repeats node {equal[own]}"
 
 
+def _names(sublayer: SubLayerSpec) -> set[str]:
+    return {site.name for site in (*sublayer.inner, *sublayer.exits)}
+
+
 def _arity(operation: Operation) -> set[int]:
     """The legal numbers of inputs; those of a part depend on what acts on its linear maps."""
     detail = operation.detail
@@ -296,7 +313,7 @@ def _arity(operation: Operation) -> set[int]:
         return {0} if operation.layer < 0 else {1}
     if operation.kind in FUSIONS:
         return {1 + sum(detail[1])}  # type: ignore[call-overload]
-    if operation.kind == "adapter":
+    if operation.kind in ("adapter", "linear"):
         return {1, 2}
     if operation.kind == "average":
         return {1 + len(detail[0])}  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import CustomConfig, HeadConfig, make_head_config
 from compose.io.fingerprint import Fingerprint
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, as_file_error, check_record_name
+from compose.io.sparse import packed, unpacked
 from compose.io.store import View, commit, pair_files, read_pair
 from compose.methods.config import Config
 from compose.methods.fusions import fusion_config_from_dict
@@ -23,7 +24,7 @@ VERSION = 1
 
 _COMMON = ("name", "kind", "version", "fingerprint", "meta", "sha256")
 KEYS = {
-    "adapter": (*_COMMON, "method", "config", "expression", "head"),
+    "adapter": (*_COMMON, "method", "config", "expression", "head", "sparse"),
     "fusion": (*_COMMON, "method", "config", "children"),
     "head": (*_COMMON, "config"),
 }
@@ -70,8 +71,11 @@ def adapter_files(record: AdapterRecord, inner: str = "") -> Files:
         "expression": record.expression,
         "head": record.head.name if record.head else None,
     }
+    tensors, shapes = packed(record.tensors, record.masks)
+    if shapes:
+        manifest["sparse"] = shapes
     head = head_files(record.head, inner) if record.head else []
-    return [*head, *pair_files(f"{inner}adapter", record.tensors, manifest)]
+    return [*head, *pair_files(f"{inner}adapter", tensors, manifest)]
 
 
 def fusion_files(record: FusionRecord, inner: str = "") -> Files:
@@ -107,6 +111,7 @@ def load_adapter(folder: str | Path, name: str | None = None, with_head: bool = 
         FileError: missing, damaged, or of a newer format.
     """
     manifest, tensors, where = _read(folder, f"{inner}adapter", "adapter")
+    tensors, masks = unpacked(tensors, manifest.get("sparse"), where)
     _check_tensor_names(tensors, where)
     config = _method_config(manifest, where)
     own_name = check_record_name(manifest.get("name"), "adapter", where)
@@ -123,7 +128,7 @@ def load_adapter(folder: str | Path, name: str | None = None, with_head: bool = 
     if expression is not None and not isinstance(expression, str):
         raise FileError("'expression' is not a text", where=where)
     return AdapterRecord(
-        wanted, config, tensors, head, _fingerprint(manifest, where), _meta(manifest, where), expression
+        wanted, config, tensors, head, _fingerprint(manifest, where), _meta(manifest, where), expression, masks
     )
 
 

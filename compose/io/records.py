@@ -48,6 +48,7 @@ class AdapterRecord:
         fingerprint: the backbone it was trained over, if the file says.
         meta: what else the file says, as plain JSON values.
         expression: the text of the expression that it was trained in.
+        masks: of a sparse adapter, for weights by canonical name which elements are kept; the others are zero.
     """
 
     name: str
@@ -57,6 +58,7 @@ class AdapterRecord:
     fingerprint: Fingerprint | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     expression: str | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

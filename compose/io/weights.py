@@ -30,7 +30,10 @@ MAX_HEADER_BYTES = 100 * 1000 * 1000
 MAX_TENSORS = 100_000
 MAX_DIMENSION = 2**40
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+MASK = ".mask"
+"""How the names of bit masks end; no others are of bytes."""
+
+_DTYPES = {"U8": torch.uint8, "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _METADATA = "__metadata__"
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -169,6 +172,8 @@ def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
     """
     problems = []
     for name, tensor in tensors.items():
+        if tensor.dtype == torch.uint8 and name.endswith(MASK):
+            continue
         if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
             problems.append(Problem(f"tensor '{name}' is of {tensor.dtype}, not of floating numbers", where=where))
         elif not bool(torch.isfinite(tensor).all()):

@@ -8,9 +8,10 @@ from typing import cast
 from torch import Tensor, nn
 
 from compose.methods.config import Config
-from compose.methods.modules import SHARED, part_of
+from compose.methods.modules import PARTS, SHARED, part_of
 from compose.methods.part import Part
-from compose.methods.tensors import SHARED_PREFIX, canonical, key_of, load_strictly
+from compose.methods.sparse import Masks
+from compose.methods.tensors import SHARED_PREFIX, SITE_MARK, canonical, key_of, load_strictly
 from compose.specs import BackboneSpec
 
 
@@ -36,9 +37,30 @@ class Adapter(nn.Module):
         common = () if self.shared is None else (self.shared,)
         self.parts = nn.ModuleDict()
         for acting in self.spec.parts:
-            build = cast(Callable[..., Part], part_of(config.method, acting.site))
-            part = build(config, acting, backbone.site(acting.layer, acting.site), *common)
+            kind = part_of(config.method, acting.site)
+            build = cast(Callable[..., Part], kind)
+            given = common if kind is PARTS[config.method] else ()
+            part = build(config, acting, backbone.site(acting.layer, acting.site), *given)
             self.parts[key_of(acting.layer, acting.site)] = part
+        self.masks = Masks()
+
+    def mask(self, masks: Mapping[str, Tensor]) -> None:
+        """Keep some weights and no others: what a mask leaves out is zero from now on, and stays so in training.
+
+        Args:
+            masks: for weights by canonical name which elements are kept; of others all are. They replace earlier ones.
+
+        Raises:
+            FileError: if a mask does not fit.
+        """
+        self.masks.hold(masks, self.weights(), f"adapter {self.name!r}")
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Its trained weights by canonical name; `tensors` has buffers too, and detached aliases."""
+        owners = [(f"{key.replace(SITE_MARK, '.')}.", part) for key, part in self.parts.items()]
+        if self.shared is not None:
+            owners.append((SHARED_PREFIX, self.shared))
+        return {f"{prefix}{name}": weight for prefix, owner in owners for name, weight in owner.named_parameters()}
 
     def part(self, layer: int, site: str) -> Part:
         """Its part at a (layer, site) of its spec.

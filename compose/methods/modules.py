@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from compose.methods.aggregation.module import AggregationPart
+from compose.methods.bitfit.module import BitFitPart
 from compose.methods.bottleneck.module import BottleneckPart
+from compose.methods.compacter.module import CompacterPart, CompacterShared
 from compose.methods.dora.module import DoraPart, DvoraPart
 from compose.methods.fusion.module import AttentionPart
 from compose.methods.fusion.part import FusionPart
@@ -25,6 +27,7 @@ from compose.specs import EMBED
 
 PARTS: Mapping[str, type[Part]] = {
     "bottleneck": BottleneckPart,
+    "compacter": CompacterPart,
     "lora": LoraPart,
     "ia3": Ia3Part,
     "dora": DoraPart,
@@ -32,6 +35,7 @@ PARTS: Mapping[str, type[Part]] = {
     "dvora": DvoraPart,
     "mtl_lora": MtlLoraPart,
     "reft": ReftPart,
+    "bitfit": BitFitPart,
     "layer_aggregation": AggregationPart,
     "prompt_tuning": PromptPart,
     "prefix_tuning": PrefixPart,
@@ -42,11 +46,13 @@ SHARED: Mapping[str, type[nn.Module]] = {
     "vera": VeraFactors,
     "dvora": VeraFactors,
     "prefix_tuning": PrefixSources,
+    "compacter": CompacterShared,
 }
 """What all parts of one adapter share, by method; built from (config, the AdapterSpec, the BackboneSpec)."""
 
 OTHERS: Mapping[tuple[str, str], type[Part]] = {
     ("bottleneck", EMBED): InvertiblePart,
+    ("compacter", EMBED): InvertiblePart,
 }
 """By method and site, where a method has another module at a site."""
 

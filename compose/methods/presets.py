@@ -49,6 +49,10 @@ ADAPTER_PLUS: Mapping[str, Any] = {
 NO_REFT: Mapping[str, Any] = {"orthogonality": False}
 DI_REFT: Mapping[str, Any] = {**NO_REFT, "subtract_projection": False}
 
+COMPACTER: Mapping[str, Any] = {**DOUBLE_SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
+COMPACTER_PLUS: Mapping[str, Any] = {**SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
+BITFIT_PARTIAL: Mapping[str, Any] = {"selfattn": ("q",), "crossattn": ("q",), "ffn": ("in",)}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -73,6 +77,10 @@ PRESETS: Mapping[str, Preset] = {
     "scaled_par_bn": Preset("bottleneck", SCALED_PAR_BN, "par_bn with a learned scaling"),
     "scaled_parallel": Preset("bottleneck", SCALED_PAR_BN, "an older name of scaled_par_bn"),
     "adapter_plus": Preset("bottleneck", ADAPTER_PLUS, "Adapter+ (Steitz and Roth, 2024)"),
+    "compacter": Preset(
+        "compacter", COMPACTER, "double_seq_bn with sums of Kronecker products as maps (Karimi Mahabadi et al., 2021)"
+    ),
+    "compacter++": Preset("compacter", COMPACTER_PLUS, "the same as seq_bn, after the feed-forward block alone"),
     "lora": Preset("lora", {}, "low-rank increments of the query and value maps (Hu et al., 2021)"),
     "rslora": Preset("lora", {"use_rslora": True}, "lora scaled by alpha / sqrt(r) (Kalajdzievski, 2023)"),
     "ia3": Preset("ia3", {}, "scalings of keys, values and the feed-forward's inside (Liu et al., 2022)"),
@@ -86,5 +94,7 @@ PRESETS: Mapping[str, Preset] = {
     "prompt_tuning": Preset("prompt_tuning", {}, "learned vectors before the embeddings (Lester et al., 2021)"),
     "prefix_tuning": Preset("prefix_tuning", {}, "virtual tokens before the keys and values (Li and Liang, 2021)"),
     "prefix_tuning_flat": Preset("prefix_tuning", {"flat": True}, "prefix_tuning without the MLP that makes them"),
+    "bitfit": Preset("bitfit", {}, "the backbone's biases (Ben Zaken et al., 2022)"),
+    "bitfit_partial": Preset("bitfit", BITFIT_PARTIAL, "those of queries and the feed-forward block's first map"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

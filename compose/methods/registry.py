@@ -7,7 +7,9 @@ from typing import Any
 
 from compose.errors import ConfigError
 from compose.methods.aggregation.spec import AggregationConfig
+from compose.methods.bitfit.spec import BitFitConfig
 from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.dora.spec import DoraConfig, DvoraConfig
 from compose.methods.ia3.spec import Ia3Config
@@ -23,6 +25,8 @@ METHODS: Mapping[str, type[Config]] = {
     config.method: config
     for config in (
         BottleneckConfig,
+        CompacterConfig,
+        BitFitConfig,
         LoraConfig,
         Ia3Config,
         DoraConfig,

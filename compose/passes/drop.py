@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compose.graph.graph import Graph, Rewriter
+from compose.graph.graph import PLAIN, Graph, Rewriter
 from compose.passes.base import PassContext
 
 
@@ -14,9 +14,9 @@ def drop(graph: Graph, context: PassContext) -> Graph:
     for node, (kind, *_), inputs in graph.nodes():
         if kind == "dropped":
             rewriter.forward(node)
-        elif kind == "part":
-            state, *linears = inputs
-            acted = [linear for linear in linears if rewriter.new.operations[rewriter.at[linear]].kind != "linear"]
+        elif kind in ("part", "linear"):
+            state, *inner = inputs
+            acted = [source for source in inner if rewriter.new.operations[rewriter.at[source]].kind not in PLAIN]
             rewriter.copy(node, inputs=[state, *acted])
         else:
             rewriter.copy(node)
@@ -25,7 +25,7 @@ def drop(graph: Graph, context: PassContext) -> Graph:
 
 def _has_dropped(graph: Graph) -> bool:
     return any(
-        kind == "dropped" or (kind == "part" and any(graph.operations[source].kind == "linear" for source in inputs))
+        kind == "dropped" or (kind == "part" and any(graph.operations[source].kind in PLAIN for source in inputs))
         for _, (kind, *_), inputs in graph.nodes()
     )
 

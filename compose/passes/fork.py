@@ -48,7 +48,7 @@ def _entries(backbone: BackboneSpec) -> dict[tuple[int, str], Entry]:
     entries: dict[tuple[int, str], Entry] = {(layer.index, ""): (layer.index, 0) for layer in backbone.layers}
     for layer in backbone.layers:
         for index, sublayer in enumerate(layer.sublayers):
-            for site in (sublayer.site, *sublayer.inner):
+            for site in (*sublayer.inner, *sublayer.exits):
                 entries[layer.index, site.name] = (layer.index, index)
         entries[layer.index, LAYER] = (layer.index, len(layer.sublayers))
     entries[backbone.embed_key], entries[backbone.states_key] = (-1, 0), (len(backbone.layers), 0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from compose.graph.graph import Graph
+from compose.graph.graph import PLAIN, Graph
 from compose.passes.base import PassContext
 
-WHOLE = frozenset({"part", "linear", "embedded", "layer", "adapter", "fuse", "average", "dropped"})
+WHOLE = frozenset({"part", "linear", "norm", "embedded", "layer", "adapter", "fuse", "average", "dropped"})
 """Kinds whose value has all rows and tokens; pieces differ in shape and cannot be stacked."""
 
 
@@ -21,6 +21,8 @@ def group(graph: Graph, context: PassContext) -> Graph:
     siblings: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for node, operation, inputs in graph.nodes():
         here = [source for source in inputs if graph.operations[source].kind not in ("close", "embed", "fork")]
+        if operation.kind in PLAIN:  # they have all rows, whatever is done to what they read
+            here = []
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
         whole[node] &= not (operation.kind == "adapter" and operation.detail)  # rows of several lengths from here on
         acts = operation.kind == "adapter"

@@ -21,6 +21,7 @@ from compose.runtime.attach import load
 from compose.runtime.model import Model
 from compose.runtime.regimes import check_regime
 from compose.runtime.runnable import RunnablePlan
+from compose.runtime.sparsity import sparsify
 from compose.train.data import Dataset, Example, sample
 
 
@@ -98,6 +99,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     for name, adapter in recipe.adapters.items():
         with located(document, ("adapters", name)):
             model.add_adapter(name, adapter.method, **adapter.options)
+            if adapter.sparsity:
+                sparsify(model, name, adapter.sparsity, adapter.pruning, seed=recipe.seed)
     for name, fusion in recipe.fusions.items():
         with located(document, ("fusions", name)):
             model.add_fusion(fusion_block(name, fusion.expression), fusion.kind, **fusion.options)

@@ -99,9 +99,14 @@ DataSource = Annotated[Bundled | Jsonl, Field(discriminator="kind")]
 
 
 class Adapter(OpenSection):
-    """An adapter: a method or preset, and options of it."""
+    """An adapter: a method or preset, and options of it.
+
+    With `sparsity`, that share of its matrices' weights is pruned before training; `pruning` decides which go.
+    """
 
     method: Text
+    sparsity: Fraction = 0.0
+    pruning: Literal["magnitude", "random"] = "magnitude"
 
 
 class Head(OpenSection):

@@ -73,6 +73,11 @@ class Bindings:
         # One that is missing was deleted: binding says so, and where.
         return torch.is_grad_enabled() and any(_is_trained(module) for module in self._modules() if module is not None)
 
+    def enforce_masks(self) -> None:
+        """Zeroes what sparse adapters have lost, where an optimizer has moved it."""
+        for name in self.adapters:
+            self.model.adapters[name].masks.enforce()
+
     def _modules(self) -> list[nn.Module | None]:
         """The adapters and fusions that it names, None for one that is not there."""
         adapters, fusions = self.model.adapters, self.model.fusions

@@ -136,6 +136,8 @@ def _register(model: Model, finished: list[Finished]) -> None:
 def _adapter(model: Model, record: AdapterRecord) -> Adapter:
     adapter = Adapter(record.name, record.config, model.spec)
     adapter.to(model.adapter_dtype).load_tensors(record.tensors)
+    if record.masks:
+        adapter.mask(record.masks)
     return adapter
 
 
@@ -147,7 +149,9 @@ def _head(model: Model, record: HeadRecord) -> Head:
 
 def _adapter_record(model: Model, name: str, head: HeadRecord | None) -> AdapterRecord:
     adapter = model.adapters[name]
-    return AdapterRecord(name, adapter.config, adapter.tensors(), head, fingerprint(model))
+    adapter.masks.enforce()
+    masks = adapter.masks.by_name()
+    return AdapterRecord(name, adapter.config, adapter.tensors(), head, fingerprint(model), masks=masks)
 
 
 def _fusion_record(model: Model, name: str) -> FusionRecord:

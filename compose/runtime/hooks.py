@@ -110,6 +110,8 @@ class Hooks:
         for linears in by_module.values():
             self._after(linears[0].module, _linear(layer, linears))
         self._after(sublayer.value, _value(key, sublayer.norm))
+        # of the hooks on one module that which was put in place last runs first: the closed value comes before
+        self._after(sublayer.normed, _normed((layer, f"{sublayer.name}.norm")))
         if sublayer.norm is not None:
             self._before(sublayer.norm, _norm_input(key))
             self._after(sublayer.norm, _norm_output(key))
@@ -319,6 +321,18 @@ def _norm_output(key: tuple[int, str]) -> Callable[..., Any]:
                 for value, normed, closing in zip(values, closed, program.closings, strict=True)
             ]
         )
+
+    return hook
+
+
+def _normed(key: tuple[int, str]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Any:
+        frame = running.frame
+        if frame is None or key not in frame.programs:
+            return None
+        y, shape = _flat(output)
+        result = whole(run(frame, frame.programs[key], y, Context()))
+        return result.reshape(shape) if len(shape) == 4 else result
 
     return hook
 

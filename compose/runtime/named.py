@@ -42,6 +42,12 @@ class NamedModules(nn.Module):
         self.specs = {**self.specs, name: spec}
         self.names = (*self.names, name)
 
+    def replace(self, name: str, module: nn.Module, spec: Any) -> None:
+        """Keeps another module under a name that is there."""
+        self.require(name)
+        self._modules[module_key(name)] = module
+        self.specs = {**self.specs, name: spec}
+
     def remove(self, name: str) -> None:
         """Forgets a module."""
         self.require(name)

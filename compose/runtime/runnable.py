@@ -278,6 +278,7 @@ class RunnablePlan:
                 hint="compose.attach(backbone) makes a new model",
             )
         check_mode(model)
+        self._bindings.enforce_masks()
         given, batch, device = prepare_inputs(model.backbone, model.spec, inputs, model.accepts, own)
         names = check_route(route, route_names(plan), batch)
         chains = row_chains(list(bound.programs.values()))

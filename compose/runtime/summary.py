@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -22,6 +22,7 @@ class SummaryRow:
         parameters: number of weights.
         bytes: their size in memory.
         trainable: number of weights that are trained.
+        sparsity: the share of an adapter's matrices that was pruned.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SummaryRow:
     parameters: int
     bytes: int
     trainable: int
+    sparsity: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Summary:
             (
                 row.name,
                 row.what,
-                row.method,
+                f"{row.method}, {row.sparsity:.0%} sparse" if row.sparsity else row.method,
                 f"{row.parameters:,}",
                 readable_size(row.bytes),
                 "yes"
@@ -96,7 +98,10 @@ def _row(name: str, what: str, method: str, module: nn.Module) -> SummaryRow:
 def summarize(model: Model) -> Summary:
     """The summary of a model."""
     rows = [_row(model.spec.architecture, "backbone", f"{len(model.spec.layers)} layers", model.backbone)]
-    rows += [_row(name, "adapter", adapter.config.method, adapter) for name, adapter in model.adapters.items()]
+    rows += [
+        replace(_row(name, "adapter", adapter.config.method, adapter), sparsity=adapter.masks.sparsity())
+        for name, adapter in model.adapters.items()
+    ]
     rows += [_row(name, "fusion", fusion.config.about(), fusion) for name, fusion in model.fusions.items()]
     rows += [_row(name, "head", head.config.kind, head) for name, head in model.heads.items()]
     return Summary(tuple(rows))

@@ -27,6 +27,8 @@ EXPRESSIONS = (
     "Fuse(Stack('a', 'b'), Stack('a', 'd'), name='g')",
     "Fuse('a', Average('a', 'b'), Fuse('a', 'd', name='inner'), name='h')",
     "Fuse('lora', 'qv')",
+    "Fuse('a', 'compact', 'thin', name='made')",
+    "Parallel('compact', 'thin', Stack('bias', 'a'), 'bias')",
     "Drop('d', first=2)",
     "Parallel(x=Fuse('a', 'b'), y=Drop('b', first=3), z=Stack('d', Drop('a', last=1)))",
     "Parallel(x=Drop('gated', layers=[0, 1]), y=Average('a', 'b'))",
@@ -56,6 +58,9 @@ def loaded(architecture: str) -> Model:
         ("reft", "loreft", {"r": 8, "suffix_positions": 4}),
         ("other", "noreft", {"r": 8, "suffix_positions": 4}),
         ("first", "direft", {"r": 4, "prefix_positions": 20, "tied_weights": True}),
+        ("compact", "compacter++", {"bottleneck_size": 4}),
+        ("thin", "compacter++", {"bottleneck_size": 8, "phm_dim": 2, "phm_bias": False}),
+        ("bias", "bitfit", {"everywhere": True}),
     ):
         model.add_adapter(name, method, **options)
     return model

@@ -61,7 +61,7 @@ def supported(folder: Path, kind: str) -> bool:
         return config["head_type"] in ("classification", "tagging", "causal_lm", "image_classification")
     if config.get("architecture", "lora") != "lora":
         return False
-    refused = ("phm_layer", "inv_adapter", "use_dora", "vera_d")
+    refused = ("inv_adapter", "use_dora", "vera_d")
     return not any(config.get(key) for key in refused) and config.get("composition_mode", "add") == "add"
 
 

@@ -37,6 +37,9 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "reft": ("loreft", {"r": 2, "prefix_positions": 2, "suffix_positions": 3}),
     "first": ("direft", {"r": 2, "prefix_positions": 5, "layers": [0], "non_linearity": "tanh"}),
+    "bias": ("bitfit", {"everywhere": True}),
+    "norms": ("bitfit", {"selfattn": ["norm"], "crossattn": ["norm"], "ffn": ["norm"], "everywhere": True}),
+    "compact": ("compacter++", {"bottleneck_size": 8}),
     "bare": ("seq_bn", {"bottleneck_size": 4, "residual": False}),
 }
 GATED = {"gated": ("seq_bn", {"bottleneck_size": 4, "use_gating": True})}
@@ -89,7 +92,12 @@ def add_fusion(model: Model, name: str, children: tuple[str, ...], sizes: set[in
 
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
-    """The plan, with random weights for its fusions; None if adapters in it close a site differently."""
+    """The plan, with random weights for its fusions.
+
+    None if adapters in it close a site differently, or something is fused that has no increment.
+    """
+    if not all(model.adapters[name].spec.fusible for fuse in fuses(expression) for name in leaves(fuse)):
+        return None
     wanted: dict[str, list[str]] = {}
     sizes: dict[str, set[int]] = {}
     for fuse in fuses(expression):

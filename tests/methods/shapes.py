@@ -17,11 +17,12 @@ from compose.specs import BackboneSpec, LayerSpec, SiteSpec, SubLayerSpec, linea
 def sublayer(name: str, width: int, inner: int) -> SubLayerSpec:
     widths = {"in": (width, inner), "out": (inner, width)}
     linears = tuple(
-        SiteSpec(linear, "linear", *widths.get(linear.rpartition(".")[2], (width, width)))
+        SiteSpec(linear, "linear", *widths.get(linear.rpartition(".")[2], (width, width)), bias=True)
         for linear in linear_sites(name)
     )
     core = SiteSpec(f"{name}.core", "core", width, width) if name.endswith("attn") else None
-    return SubLayerSpec(SiteSpec(name, "sublayer", width, width), "post", linears, core=core)
+    normed = SiteSpec(f"{name}.norm", "norm", width, width, bias=True)
+    return SubLayerSpec(SiteSpec(name, "sublayer", width, width), "post", linears, core=core, normed=normed)
 
 
 def encoder(layers: int = 2, width: int = 12, inner: int = 20) -> BackboneSpec:
@@ -77,6 +78,8 @@ def site_of(spec: BackboneSpec, name: str, rows: int = 3, tokens: int = 5, norm:
     if site.kind == "linear":
         given = torch.randn(rows, tokens, site.width_in, dtype=torch.float64)
         return Site(y, Context(input=given))
+    if site.kind == "norm":
+        return Site(y, Context())
     layer_norm = randomised(nn.LayerNorm(site.width_out)) if norm else None
     return Site(y, Context(residual=torch.randn_like(y), norm=layer_norm))
 

@@ -55,16 +55,42 @@ LORAS = st.fixed_dictionaries(
         "attn_matrices": st.sampled_from([["q"], ["q", "v"], ["q", "k", "v", "o"]]),
     }
 )
-CONFIGS = st.tuples(st.just("seq_bn"), BOTTLENECKS) | st.tuples(st.just("lora"), LORAS)
+COMPACTERS = st.fixed_dictionaries(
+    {
+        "bottleneck_size": st.sampled_from([4, 8]),
+        "phm_dim": st.sampled_from([1, 2, 4]),
+        "factorized_phm_W": st.booleans(),
+        "shared_W_phm": st.booleans(),
+        "shared_phm_rule": st.booleans(),
+        "factorized_phm_rule": st.booleans(),
+        "phm_rank": st.integers(1, 2),
+        "phm_bias": st.booleans(),
+        "ln_before": st.booleans(),
+        "scaling": st.sampled_from([1.0, "learned"]),
+    }
+)
+CONFIGS = (
+    st.tuples(st.just("seq_bn"), BOTTLENECKS)
+    | st.tuples(st.just("lora"), LORAS)
+    | st.tuples(st.just("compacter"), COMPACTERS)
+)
 
 
 @pytest.mark.parametrize(
     ("preset", "count"),
-    [("seq_bn", 894_528), ("double_seq_bn", 1_789_056), ("par_bn", 7_091_712), ("lora", 294_912), ("loreft", 36_888)],
+    [
+        ("seq_bn", 894_528),
+        ("double_seq_bn", 1_789_056),
+        ("par_bn", 7_091_712),
+        ("lora", 294_912),
+        ("loreft", 36_888),
+        ("compacter", 57_088),
+        ("compacter++", 28_576),
+    ],
 )
 def test_sizes_on_bert_base(preset: str, count: int) -> None:
     spec = make_config(preset).describe("a", BERT_BASE)
-    assert sum(part.parameters for part in spec.parts) == count
+    assert sum(part.parameters for part in spec.parts) + spec.shared_parameters == count
 
 
 @FEWER

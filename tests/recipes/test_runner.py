@@ -237,3 +237,14 @@ def test_regimes_and_types_of_weights(place: Path) -> None:
     assert stages[0]["trained_parameters"] > sum(parameter.numel() for parameter in bert().parameters())
     assert not (done / "drop_curve.png").exists()
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_adapters_that_are_pruned_before_training(place: Path) -> None:
+    overrides = ["adapters.letter.sparsity=0.5", "adapters.letter.pruning=random", "evaluate.baselines=[]"]
+    done = run(
+        place / "tiny.yaml", [*overrides, "report.plots=false"], out=place / "sparse", console=Console(quiet=True)
+    )
+    model = load_plan(done / "plan").model
+    assert model.adapters["letter"].masks.sparsity() == 0.5 and not model.adapters["town"].masks
+    with pytest.raises(RecipeError, match="less than 1"):
+        read_recipe(place / "tiny.yaml", ["adapters.letter.sparsity=1.0"])

@@ -13,6 +13,7 @@ from compose.io.adapterhub.keys import ArchitectureKeys
 from compose.io.adapterhub.reft import check_unasked, reft_config
 from compose.io.records import as_file_error
 from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionConfig
 from compose.methods.fusions import make_fusion_config
@@ -46,10 +47,7 @@ class Refusal(NamedTuple):
     feature: str
 
 
-_BOTTLENECK_REFUSED = (
-    Refusal("phm_layer", bool, "PHM layers (Compacter)"),
-    Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),
-)
+_BOTTLENECK_REFUSED = (Refusal("new_attention_norm", bool, "a new LayerNorm after the attention"),)
 _COMPOSITION = Refusal(
     "composition_mode", lambda value: value not in ("add", "scale"), "composition_mode other than 'add' and 'scale'"
 )
@@ -202,15 +200,16 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
     problems += _refusals(options, _BOTTLENECK_REFUSED, where)
     if problems:
         raise FileError(problems)
+    kind = CompacterConfig if options.get("phm_layer") else BottleneckConfig
     inert = (
-        *_PHM,
+        *(() if kind is CompacterConfig else _PHM),
         "phm_layer",
         "new_attention_norm",
         "attention_type",
         *(("inv_adapter_reduction_factor",) if options.get("inv_adapter_reduction_factor") is None else ()),
     )
     kept = {name: value for name, value in options.items() if name not in inert}
-    return _made(lambda: BottleneckConfig.make(kept), where)
+    return _made(lambda: kind.make(kept), where)
 
 
 def _lora_method(architecture: str, options: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compose.errors import FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index
+from compose.io.adapterhub import phm
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
 from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
 from compose.io.adapterhub.prefixes import read_prefixes
@@ -18,6 +19,7 @@ from compose.io.adapterhub.reft import plain_projections, reft_rows
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
 from compose.methods.linear.spec import LinearConfig
 from compose.methods.prefix.spec import PrefixConfig
@@ -75,7 +77,10 @@ _VECTORS = frozenset({"scaling", "magnitude"})
 _FUSED = frozenset({"lora", "ia3"})
 """Methods that it can compute on a fused map."""
 
-_SHARED: Mapping[str, Rows] = dict.fromkeys(("vera", "dvora"), ((r"lora_A", "a"), (r"lora_B", "b")))
+_SHARED: Mapping[str, Rows] = {
+    **dict.fromkeys(("vera", "dvora"), ((r"lora_A", "a"), (r"lora_B", "b"))),
+    "compacter": phm.SHARED,
+}
 """Names of what an adapter's parts share, by method."""
 
 # The first of a coupling block's networks reads the second half of the states, and changes the first.
@@ -121,6 +126,8 @@ def read_adapter(
         placed = read_prefixes(tensors, backbone, config, str(own_name), path)
     else:
         placed = plain_projections(_place(tensors, reader, config, str(own_name), path), path)
+    if isinstance(config, CompacterConfig):
+        phm.check_shared(config, placed, path)
     return AdapterRecord(wanted, config, placed, head=head, meta=_meta(content))
 
 
@@ -273,11 +280,14 @@ def _grammar(config: Config | None) -> Mapping[Kind, Rows]:
         return {"refts": reft_rows(config)}
     if isinstance(config, PromptTuningConfig):
         return {"prompt_tunings": _PROMPT}
-    down = _WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM
+    norm = bool(getattr(config, "ln_before", False))
+    rows: Rows = (*_PLAIN, *(_WITH_NORM if norm else _WITHOUT_NORM))
+    if isinstance(config, CompacterConfig):
+        rows += phm.rows(norm)
     inverted: Mapping[Kind, Rows] = {}
     if getattr(config, "inv_adapter", None) is not None:
         inverted = {"invertible_adapters": _INVERTIBLE}
-    return {"adapters": (*_PLAIN, *down), **inverted}
+    return {"adapters": rows, **inverted, **shared}
 
 
 def _fault(place: Place, kinds: Collection[Kind], name: str) -> str:

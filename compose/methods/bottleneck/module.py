@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from compose.specs import ActingSpec, SiteSpec
 
 JOINED = 1
 """How many times as large as joined down-projections what they read is, at least: below, joining costs more."""
+MakeMap = Callable[[str, int, int], Any]
+"""Makes the map of a direction, `down` or `up`, between two widths: a module with `weight` and `bias`."""
 
 
 class BottleneckPart(Part):
@@ -26,16 +29,21 @@ class BottleneckPart(Part):
         config: the options.
         acting: its row of the adapter's spec: the rank.
         site: the site: the width.
+        make_map: makes the down- and the up-projection; plain linear maps by default.
     """
 
-    def __init__(self, config: BottleneckConfig, acting: ActingSpec, site: SiteSpec) -> None:
+    def __init__(
+        self, config: BottleneckConfig, acting: ActingSpec, site: SiteSpec, make_map: MakeMap | None = None
+    ) -> None:
         super().__init__()
+        make = make_map or plain_map
         width, rank = site.width_out, acting.rank
         self.config = config
+        self.rank = rank
         self.norm_before = nn.LayerNorm(width) if config.ln_before else None
-        self.down = init.linear(width, rank)
+        self.down = make("down", width, rank)
         self.activation = activation(config.non_linearity).to(self.down.weight.dtype)
-        self.up = init.linear(rank, width)
+        self.up = make("up", rank, width)
         self.scaling: nn.Parameter | None = None
         if isinstance(config.scaling, str):
             self.scaling = nn.Parameter(torch.ones(1 if config.scaling == "learned" else width))
@@ -47,14 +55,18 @@ class BottleneckPart(Part):
     def reset(self) -> None:
         """Draw the weights that `init_weights` asks for."""
         source = init.generator(self.config.init_weights_seed)
+        self.draw_maps(source)
+        if self.gate is not None:
+            init.normal(self.gate.weight, source)
+
+    def draw_maps(self, source: torch.Generator | None) -> None:
+        """Draw the weights of the two maps."""
         draw = {"bert": init.normal, "mam_adapter": init.kaiming, "houlsby": init.truncated}
         draw[self.config.init_weights](self.down.weight, source)
         if self.config.init_weights == "mam_adapter":
             nn.init.zeros_(self.up.weight)
         else:
             draw[self.config.init_weights](self.up.weight, source)
-        if self.gate is not None:
-            init.normal(self.gate.weight, source)
 
     def prepare(self, y: Tensor, context: Context) -> Prepared:
         """Input, residual and fusion queries, as the options choose them from y and x."""
@@ -71,10 +83,9 @@ class BottleneckPart(Part):
 
     def factors(self) -> Factors:
         """The scaled up-projection's weight and bias."""
-        sources: tuple[Tensor, ...] = (self.up.weight, self.up.bias)
-        if self.scaling is not None:
-            sources = (*sources, self.scaling)
-        return Factors(self.scaled(self.up.weight), self.scaled(self.up.bias), sources)
+        made_from = getattr(self.up, "sources", None) or (self.up.weight,)
+        sources = (*made_from, *(each for each in (self.up.bias, self.scaling) if each is not None))
+        return Factors(self.scaled(self.up.weight), self._scaled_bias(), sources)
 
     def low_rank(self, input: Tensor) -> LowRank:
         """The scaled up-projection, before dropout, gate and own LayerNorm."""
@@ -86,23 +97,24 @@ class BottleneckPart(Part):
             # a skipped row loses the bias too: it becomes one more column of the masked hidden
             keep = kept_rows(hidden, self.config.stochastic_depth)
             hidden = torch.cat([hidden * keep, keep.expand(*hidden.shape[:-1], 1)], dim=-1)
-            up = torch.cat([factors.up, self.scaled(self.up.bias).unsqueeze(1)], dim=1)
-            return LowRank(hidden, up, None, factors.sources)
+            bias = torch.zeros_like(factors.up[:, 0]) if factors.bias is None else factors.bias
+            return LowRank(hidden, torch.cat([factors.up, bias.unsqueeze(1)], dim=1), None, factors.sources)
         return LowRank(hidden, *factors)
 
     @classmethod
     def low_ranks(cls, parts: Sequence[BottleneckPart], input: Tensor) -> Sequence[LowRank | None]:
         """n parts whose down-projections are one product, where it is large enough to be worth joining them."""
-        first = parts[0]
-        columns = sum(part.down.out_features for part in parts)
-        small = torch.compiler.is_compiling() or input.numel() < JOINED * columns * input.shape[-1]
+        first, ranks = parts[0], [part.rank for part in parts]
+        small = torch.compiler.is_compiling() or input.numel() < JOINED * sum(ranks) * input.shape[-1]
         if small or first.norm_before is not None or (first.training and first.config.stochastic_depth > 0):
             return [part.low_rank(input) for part in parts]
-        weight = torch.cat([part.down.weight for part in parts])
-        bias = torch.cat([part.down.bias for part in parts])
-        hidden = first.activation(functional.linear(input, weight, bias))
-        pieces = hidden.split([part.down.out_features for part in parts], dim=-1)
-        return [LowRank(piece, *part.factors()) for piece, part in zip(pieces, parts, strict=True)]
+        biases = [part.down.bias for part in parts if part.down.bias is not None]
+        weight, bias = torch.cat([part.down.weight for part in parts]), torch.cat(biases) if biases else None
+        hidden = first.activation(functional.linear(input, weight, bias)).split(ranks, dim=-1)
+        return [LowRank(piece, *part.factors()) for piece, part in zip(hidden, parts, strict=True)]
+
+    def _scaled_bias(self) -> Tensor | None:
+        return None if self.up.bias is None else self.scaled(self.up.bias)
 
     def scaled(self, weight: Tensor) -> Tensor:
         """The up-projection's weight or bias times the scaling."""
@@ -129,10 +141,10 @@ class BottleneckPart(Part):
         read = prepared.input
         if first.norm_before is not None:
             read = grouped_norm(read, [part.norm_before for part in parts if part.norm_before is not None])
-        hidden = grouped_linear(read, [p.down.weight for p in parts], [p.down.bias for p in parts])
+        hidden = grouped_linear(read, [p.down.weight for p in parts], _biases([p.down.bias for p in parts]))
         hidden = first.activation(hidden)
-        ups, biases = [p.scaled(p.up.weight) for p in parts], [p.scaled(p.up.bias) for p in parts]
-        increment = grouped_linear(hidden, ups, biases)
+        ups = [part.scaled(part.up.weight) for part in parts]
+        increment = grouped_linear(hidden, ups, _biases([part._scaled_bias() for part in parts]))
         if first.training and config.stochastic_depth > 0:
             increment = increment * kept_rows(increment, config.stochastic_depth)
         maps = [part.gate for part in parts if part.gate is not None]
@@ -166,6 +178,16 @@ def close(
     if norm is not None:
         out = norm(out)
     return out if residual is None else out + residual
+
+
+def plain_map(direction: str, width_in: int, width_out: int) -> nn.Linear:
+    """A linear map with an unset weight."""
+    return init.linear(width_in, width_out)
+
+
+def _biases(biases: Sequence[Tensor | None]) -> list[Tensor] | None:
+    """The biases of maps that all have one; None if none has."""
+    return [bias for bias in biases if bias is not None] or None
 
 
 def activation(name: str) -> nn.Module:

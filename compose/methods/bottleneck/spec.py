@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from compose.methods.config import (
     Option,
     acts_nowhere,
     choice,
+    is_count,
     is_number,
     option,
     unknown_layers,
@@ -38,10 +40,17 @@ SITES = (("mh_adapter", "attn"), ("cross_adapter", "cross.attn"), ("output_adapt
 
 PLACING = frozenset(
     {
-        *dict(SITES), "reduction_factor", "bottleneck_size", "init_weights", "init_weights_seed", "leave_out",
-        "inv_adapter", "inv_adapter_reduction_factor",
+        *dict(SITES),
+        "reduction_factor",
+        "bottleneck_size",
+        "bottleneck_sizes",
+        "init_weights",
+        "init_weights_seed",
+        "leave_out",
+        "inv_adapter",
+        "inv_adapter_reduction_factor",
     }
-)  # fmt: skip
+)
 """Options of where, how wide and from what start: parts that differ in these alone compute alike."""
 
 
@@ -74,6 +83,20 @@ def _normal_factors(value: Any) -> Any:
     return tuple((str(key), float(factor)) for key, factor in pairs)
 
 
+_SITE_KEY = re.compile(rf"(\d{{1,6}})\.({'|'.join(re.escape(site) for _, site in SITES)})")
+
+
+def _accepts_sizes(value: Any) -> bool:
+    pairs = dict(value) if isinstance(value, Mapping | tuple) else {"": 0}
+    return all(isinstance(key, str) and _SITE_KEY.fullmatch(key) and is_count(size, 1) for key, size in pairs.items())
+
+
+SIZES = Option(
+    _accepts_sizes,
+    'a mapping from layers and sites ("3.ffn") to whole numbers of at least 1',
+    normal=lambda value: tuple(sorted(dict(value).items())),
+    plain=dict,
+)
 FACTOR = Option(
     _accepts_factors,
     'a number above 0, or a mapping from layer numbers (and "default") to such numbers',
@@ -112,6 +135,7 @@ class BottleneckConfig(Config):
         reduction_factor: width over bottleneck width (below 1 it widens), or a mapping from layer
             numbers to such factors, with `"default"` for the layers that it leaves out.
         bottleneck_size: the bottleneck's width itself; overrides the factor.
+        bottleneck_sizes: the width at single sites, by layer and site (`"3.ffn"`): what pruned neurons leave.
         non_linearity: an activation by transformers' name for it.
         original_ln_before: read LayerNorm(y + x) rather than y; y + x in pre-norm layers.
         original_ln_after: the backbone adds x and normalises after the adapter.
@@ -144,6 +168,7 @@ class BottleneckConfig(Config):
     cross_adapter: bool = option(False, FLAG)
     reduction_factor: float | tuple[tuple[str, float], ...] = option(16.0, FACTOR)
     bottleneck_size: int | None = option(None, OPTIONAL_COUNT)
+    bottleneck_sizes: tuple[tuple[str, int], ...] = option((), SIZES)
     non_linearity: str = option("relu", NON_LINEARITY)
     original_ln_before: bool = option(False, FLAG)
     original_ln_after: bool = option(True, FLAG)
@@ -185,14 +210,15 @@ class BottleneckConfig(Config):
             )
         return found
 
-    def size(self, width: int, layer: int) -> int:
-        """The bottleneck's width in a layer, for states of a width.
+    def size(self, width: int, layer: int, site: str = "") -> int:
+        """The bottleneck's width in a layer, or at one of its sites, for states of a width.
 
         Raises:
             ConfigError: if the mapping of factors lacks the layer and has no default.
         """
-        if self.bottleneck_size is not None:
-            return self.bottleneck_size
+        own = dict(self.bottleneck_sizes).get(f"{layer}.{site}", self.bottleneck_size)
+        if own is not None:
+            return own
         factor = self.reduction_factor
         if isinstance(factor, tuple):
             factors = dict(factor)
@@ -215,7 +241,7 @@ class BottleneckConfig(Config):
         if problems:
             raise ConfigError(problems)
         parts = tuple(
-            self._acting(name, layer.index, layer.sites[site])
+            self.acting(name, layer.index, layer.sites[site])
             for layer in backbone.layers
             if layer.index not in self.leave_out
             for flag, site in SITES
@@ -228,20 +254,24 @@ class BottleneckConfig(Config):
             parts = (embedded, *parts)
         if not parts:
             raise acts_nowhere(self.method, name, backbone, "output_adapter=True, or fewer layers in leave_out")
-        return AdapterSpec(name, self.method, parts)
+        acting = tuple(f"{part.layer}.{part.site}" for part in parts)
+        problems = [
+            Problem(f"bottleneck_sizes names {key}, where it does not act", where=self.method, got=key, legal=acting)
+            for key, _ in self.bottleneck_sizes
+            if key not in acting
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return AdapterSpec(name, self.method, parts, shared_parameters=self.shared_parameters(parts, backbone))
 
-    def _acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
+    def acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
+        """Its part at a site."""
         width = site.width_out
-        rank = self.size(width, layer)
+        rank = self.size(width, layer, site.name)
         learned = LEARNED_NON_LINEARITIES.get(self.non_linearity, 0)
-        parameters = 2 * width * rank + rank + width + learned
+        parameters = self.map_parameters(width, rank) + self.map_parameters(rank, width) + learned
         parameters += {"learned": 1, "channel": width, "fixed": 0}[self.scaling_kind]
         parameters += 2 * width * (self.ln_before + self.ln_after) + (width + 1) * self.use_gating
-        structure = tuple(
-            getattr(self, option_name)
-            for option_name in self.options()
-            if option_name not in PLACING and option_name != "scaling"
-        )
         return ActingSpec(
             layer=layer,
             site=site.name,
@@ -249,11 +279,33 @@ class BottleneckConfig(Config):
             parameters=parameters,
             multiplies=2 * width * rank + width * self.use_gating,
             increment_multiplies=2 * width * rank,
-            biased=True,
+            biased=self.has_map_bias,
             # an activation with weights of its own cannot be grouped with another adapter's
-            shape=(self.method, width, rank, *structure, self.scaling_kind, name if learned else ""),
+            shape=(self.method, width, rank, *self.structure(), self.scaling_kind, name if learned else ""),
             closing="backbone" if self.original_ln_after else "adapter",
         )
+
+    @property
+    def has_map_bias(self) -> bool:
+        """Whether down- and up-projection have biases."""
+        return True
+
+    def map_parameters(self, width_in: int, width_out: int) -> int:
+        """The weights of one of its two maps."""
+        return width_in * width_out + width_out
+
+    def shared_parameters(self, parts: tuple[ActingSpec, ...], backbone: BackboneSpec) -> int:
+        """The weights that its parts have in common."""
+        return 0
+
+    def structure(self) -> tuple[object, ...]:
+        """What parts agree in that compute alike, their sizes and kind of scaling aside."""
+        return self.options_but(set())
+
+    def options_but(self, names: set[str]) -> tuple[object, ...]:
+        """The options, but for some, those that place it and the scaling."""
+        left = (name for name in self.options() if name not in PLACING | names and name != "scaling")
+        return tuple(getattr(self, name) for name in left)
 
     @property
     def scaling_kind(self) -> str:

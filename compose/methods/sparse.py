@@ -1,0 +1,169 @@
+"""Sparse adapters: which weights are kept, and how much each one matters.
+
+After Shwai He, Liang Ding, Daize Dong, Miao Zhang and Dacheng Tao, "SparseAdapter: An Easy Approach for Improving the
+Parameter-Efficiency of Adapters", Findings of EMNLP 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from compose.errors import ConfigError, FileError, Problem
+from compose.methods.tensors import SITE_MARK
+
+Kind = Literal["magnitude", "snip", "random"]
+"""What decides which weights are kept: the largest, those whose removal would change the loss most, or chance."""
+
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+class _Watched:
+    """Which weights pass their gradients on masked, and when each was last zeroed; a copy has yet to begin."""
+
+    def __init__(self) -> None:
+        self.versions: dict[str, int] = {}
+        self.hooked: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> _Watched:
+        return _Watched()
+
+    def __reduce__(self) -> tuple[type[_Watched], tuple[()]]:
+        return (_Watched, ())
+
+
+class Masks(nn.Module):
+    """Which weights of an adapter are kept. The others are zero.
+
+    They get no gradient, so that optimizers leave them alone. Those that move a weight without one, by momentum from
+    before it was masked, are corrected when the adapter runs next, or is saved.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[str, nn.Parameter] = {}
+        self._watched = _Watched()
+
+    def __bool__(self) -> bool:
+        return bool(self._weights)
+
+    def hold(self, masks: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], what: str) -> None:
+        """Take masks in place of those that there are; nothing is changed if one does not fit.
+
+        Args:
+            masks: true where a weight is kept, by the weight's name and of its shape.
+            weights: the weights that there are, by name.
+            what: whose they are, for the error.
+
+        Raises:
+            FileError: naming every mask without its weight.
+        """
+        problems = [
+            Problem(f"{what} has no weight {name!r} to mask", where=name, got=name, legal=tuple(weights))
+            if name not in weights
+            else Problem(f"a mask of shape {tuple(mask.shape)} for {tuple(weights[name].shape)}", where=name)
+            for name, mask in masks.items()
+            if name not in weights or mask.shape != weights[name].shape
+        ]
+        if problems:
+            raise FileError(problems)
+        for name in list(self._buffers):
+            del self._buffers[name]
+        self._weights = {name: weights[name] for name in masks}
+        for name, mask in masks.items():
+            self.register_buffer(_key(name), mask.to(weights[name].device, torch.bool).clone())
+        self._watched.versions.clear()
+        self.enforce()
+
+    def by_name(self) -> dict[str, Tensor]:
+        """The masks by the names of their weights."""
+        return {name: self._mask(name) for name in self._weights}
+
+    def sparsity(self) -> float:
+        """The share of zeros among all weights that have a mask."""
+        masks = self.by_name().values()
+        total = sum(mask.numel() for mask in masks)
+        return 1 - sum(int(mask.sum()) for mask in masks) / total if total else 0.0
+
+    def enforce(self) -> None:
+        """Zero what is masked, if a weight was written to since; what costs anything happens only then."""
+        if torch.compiler.is_compiling():  # what is compiled reads weights that were written to outside
+            return
+        for name, weight in self._weights.items():
+            if name not in self._watched.hooked:
+                self._hook(name, weight)
+            version = -1 if weight.is_inference() else weight._version
+            if version < 0 or self._watched.versions.get(name) != version:
+                with torch.no_grad():
+                    weight.mul_(self._mask(name))
+                self._watched.versions[name] = -1 if weight.is_inference() else weight._version
+
+    def _hook(self, name: str, weight: nn.Parameter) -> None:
+        """Masks the weight's gradient."""
+
+        def masked(gradient: Tensor) -> Tensor | None:
+            return gradient * self._mask(name) if name in self._weights else None
+
+        asked = weight.requires_grad
+        weight.requires_grad_(True)  # torch takes hooks of no others
+        weight.register_hook(masked)
+        weight.requires_grad_(asked)
+        self._watched.hooked.add(name)
+
+    def _mask(self, name: str) -> Tensor:
+        found: Tensor = self._buffers[_key(name)]  # type: ignore[assignment]
+        return found
+
+
+def _key(name: str) -> str:
+    """The name of a weight as that of a buffer."""
+    return name.replace(".", SITE_MARK)
+
+
+def scores_of(
+    kind: str,
+    weights: Mapping[str, nn.Parameter],
+    gradients: Callable[[], Mapping[str, Tensor]] | None,
+    seed: int | None = None,
+) -> dict[str, Tensor]:
+    """How much each weight matters, of the weights' shapes; larger is more.
+
+    Args:
+        kind: `magnitude`: |w|; `snip`: |w dL/dw| (Lee et al., 2019); `random`: uniform.
+        weights: by name.
+        gradients: gives dL/dw by name, for `snip`.
+        seed: of `random`; the global generator otherwise.
+
+    Raises:
+        ConfigError: for an unknown kind, for `snip` without data, or if it finds that nothing matters.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"there is no kind of pruning {kind!r}", got=str(kind), legal=KINDS)
+    if kind == "random":
+        source = None if seed is None else torch.Generator().manual_seed(seed)
+        return {name: torch.rand(w.shape, generator=source).to(w.device) for name, w in weights.items()}
+    if kind == "magnitude":
+        return {name: weight.detach().abs() for name, weight in weights.items()}
+    if gradients is None:
+        raise ConfigError("'snip' needs data", why="it weighs by the loss's gradient", hint="data=[batch, ...]")
+    found = gradients()
+    scores = {name: (weight.detach() * found[name]).abs() for name, weight in weights.items()}
+    if not any(bool(score.any()) for score in scores.values()):
+        raise ConfigError(
+            "by 'snip' no weight of this adapter matters",
+            why="every product of a weight and its gradient is zero, as in a LoRA that was never trained",
+            hint="kind='magnitude', or train it first",
+        )
+    return scores
+
+
+def largest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Masks of the `count` largest of all scores."""
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    mask = torch.zeros(flat.shape, dtype=torch.bool, device=flat.device)
+    mask[flat.topk(count).indices] = True
+    pieces = mask.split([score.numel() for score in scores.values()])
+    return {name: piece.view(score.shape) for (name, score), piece in zip(scores.items(), pieces, strict=True)}

@@ -1,0 +1,201 @@
+"""Sparse adapters: pruning single weights, and pruning whole neurons of bottlenecks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from compose.dsl import Expression
+from compose.errors import ConfigError, InputError
+from compose.methods.adapter import Adapter
+from compose.methods.bottleneck import neurons
+from compose.methods.config import is_number
+from compose.methods.registry import make_config
+from compose.methods.sparse import Kind, largest, scores_of
+from compose.runtime.predict import evaluation
+
+if TYPE_CHECKING:
+    from compose.runtime.model import Model
+
+Data = Iterable[Mapping[str, Any]]
+"""Batches: a plan's inputs, with `labels`."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was pruned; prints well.
+
+    Args:
+        name: the adapter's name.
+        what: `weights` or `neurons`.
+        kind: what decided.
+        kept: how many are left.
+        total: how many there were at first.
+    """
+
+    name: str
+    what: str
+    kind: str
+    kept: int
+    total: int
+
+    @property
+    def sparsity(self) -> float:
+        """The share that is gone."""
+        return 1 - self.kept / self.total
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.kept:,} of {self.total:,} {self.what} kept, {self.sparsity:.1%} pruned ({self.kind})"
+        )
+
+
+def sparsify(
+    model: Model,
+    name: str,
+    sparsity: float = 0.75,
+    kind: Kind = "magnitude",
+    data: Data | None = None,
+    expression: Expression = None,
+    seed: int | None = None,
+) -> Pruned:
+    """Prunes single weights of an adapter, before or after training; they are zero from now on and stay so.
+
+    All weights of the adapter's matrices compete, of whatever site; biases, norms and scalings are all kept. What
+    was pruned before stays pruned. `SparseAdapter` (He et al., 2022).
+
+    Args:
+        model: the model.
+        name: the adapter's name.
+        sparsity: which share of the weights of its matrices is to be zero, from 0 to below 1.
+        kind: keep the largest (`magnitude`), those that matter most for the loss (`snip`), or any (`random`).
+        data: for `snip`, batches with labels: inputs by name, and `labels` as plans take them.
+        expression: for `snip`, in which plan the loss is taken; by default the adapter alone, with the head of
+            its name.
+        seed: of `random`.
+
+    Returns:
+        How many weights are kept.
+
+    Raises:
+        RegistryError: if there is no such adapter.
+        ConfigError: if an option is out of range, or the adapter has no matrices.
+    """
+    adapter: Adapter = model.adapters[name]
+    _check(sparsity)
+    weights = {key: weight for key, weight in adapter.weights().items() if weight.dim() > 1}
+    if not weights:
+        raise ConfigError(
+            f"the adapter {name!r} has no matrices that could be pruned", why=f"{adapter.config.method} has none"
+        )
+    total = sum(weight.numel() for weight in weights.values())
+    count = total - round(sparsity * total)
+    before = adapter.masks.by_name()
+    left = total - sum(int((~mask).sum()) for mask in before.values())
+    if left < count:
+        raise ConfigError(f"sparsity={sparsity}, but the adapter {name!r} is {1 - left / total:.1%} sparse already")
+    adapter.masks.enforce()
+    scores = scores_of(kind, weights, _gradients(model, adapter, data, expression), seed)
+    gone = {key: score.masked_fill(~before[key], -1.0) if key in before else score for key, score in scores.items()}
+    adapter.mask(largest(gone, count))
+    return Pruned(name, "weights", kind, count, total)
+
+
+def prune_neurons(
+    model: Model,
+    name: str,
+    sparsity: float = 0.75,
+    kind: Kind = "magnitude",
+    data: Data | None = None,
+    expression: Expression = None,
+    seed: int | None = None,
+) -> Pruned:
+    """Prunes whole neurons of a bottleneck adapter: rows of its down-projections, columns of its up-projections.
+
+    The neurons of all sites compete; one is left at each site at least. The adapter's matrices are smaller
+    afterwards, and so are its files and its cost. Its weights are new parameters: make the optimizer after this.
+
+    Args:
+        model, name, kind, data, expression, seed: as for `sparsify`; a neuron matters as much as its weights do
+            together.
+        sparsity: which share of all its neurons goes.
+
+    Returns:
+        How many neurons are kept.
+
+    Raises:
+        RegistryError: if there is no such adapter.
+        ConfigError: if an option is out of range, the adapter is no plain bottleneck, or too few neurons would be
+            left for one at each site.
+    """
+    adapter: Adapter = model.adapters[name]
+    _check(sparsity)
+    if adapter.config.method != "bottleneck":
+        raise ConfigError(
+            f"the adapter {name!r} has no neurons that could be pruned",
+            why=f"it is a {adapter.config.method}; rows and columns of a bottleneck can go",
+            hint=f"sparsify(model, {name!r}, ...)",
+        )
+    total = sum(part.rank for part in adapter.spec.parts)
+    count, sites = total - round(sparsity * total), len(adapter.spec.parts)
+    if count < sites:
+        raise ConfigError(
+            f"sparsity={sparsity} leaves {count} of {total} neurons, but there are {sites} sites",
+            why="each needs one",
+            hint=f"sparsity={(total - sites) / total:.3g} at most, or leave_out in the adapter's options",
+        )
+    adapter.masks.enforce()
+    scores = scores_of(kind, adapter.weights(), _gradients(model, adapter, data, expression), seed)
+    keep = neurons.chosen(neurons.of_neurons(scores), count)
+    config = make_config(adapter.config, bottleneck_sizes={site: len(left) for site, left in keep.items()})
+    smaller = Adapter(name, config, model.spec).to(device=model.device, dtype=model.adapter_dtype)
+    smaller.load_tensors(neurons.kept(adapter.tensors(), keep))
+    if adapter.masks:
+        smaller.mask(neurons.kept(adapter.masks.by_name(), keep))
+    trained = {key: weight.requires_grad for key, weight in adapter.weights().items()}
+    for key, weight in smaller.weights().items():
+        weight.requires_grad_(trained[key])
+    smaller.train(adapter.training)
+    model.adapters.replace(name, smaller, smaller.spec)
+    model.version += 1
+    return Pruned(name, "neurons", kind, count, total)
+
+
+def _check(sparsity: object) -> None:
+    if not is_number(sparsity) or not 0 <= sparsity < 1:  # type: ignore[operator]
+        raise ConfigError(f"sparsity must be a number from 0 to below 1, not {sparsity!r}")
+
+
+def _gradients(model: Model, adapter: Adapter, data: Data | None, expression: Expression) -> Any:
+    """Gives the gradient of the loss over some batches, by weight; None without data."""
+    if data is None:
+        return None
+
+    def gradients() -> dict[str, Tensor]:
+        weights = adapter.weights()
+        asked = {key: weight.requires_grad for key, weight in weights.items()}
+        plan = model.plan(adapter.name if expression is None else expression)
+        summed: dict[str, Tensor] = {}
+        try:
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            with evaluation(model), torch.enable_grad():
+                for batch in data:
+                    loss = plan(**batch).loss
+                    if loss is None:
+                        raise InputError("a batch without labels gives no loss", hint="labels= in every batch")
+                    for key, found in zip(
+                        weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True
+                    ):
+                        if found is not None:
+                            summed[key] = summed[key] + found if key in summed else found
+        finally:
+            for key, weight in weights.items():
+                weight.requires_grad_(asked[key])
+        return {key: summed.get(key, torch.zeros_like(weight)).detach() for key, weight in weights.items()}
+
+    return gradients

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from compose.errors import FileError
 from compose.specs import BackboneSpec
 
 Kind = Literal["adapters", "loras", "adapter_fusion_layer"]
@@ -177,16 +178,18 @@ KEYS: Mapping[str, ArchitectureKeys] = {
 
 
 @dataclass(frozen=True)
-class KeyReader:
-    """Reads the keys of one backbone.
+class KeyTable:
+    """The keys of one backbone: reads and writes them.
 
     Args:
         keys: the table of its architecture.
         backbone: its spec.
+        modules: the names of its modules, which tell between several that could be meant; for writing.
     """
 
     keys: ArchitectureKeys
     backbone: BackboneSpec
+    modules: frozenset[str] = frozenset()
     _first: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -194,6 +197,23 @@ class KeyReader:
         for layer in self.backbone.layers:
             first.setdefault(layer.stack, layer.index)
         object.__setattr__(self, "_first", first)
+
+    @classmethod
+    def of(cls, backbone: BackboneSpec, where: str, modules: frozenset[str] = frozenset()) -> KeyTable:
+        """The table for a backbone.
+
+        Raises:
+            FileError: AdapterHub's keys for its architecture are not known; names `where`.
+        """
+        keys = KEYS.get(backbone.architecture)
+        if keys is None:
+            raise FileError(
+                f"there are no folders of AdapterHub's for backbones of architecture '{backbone.architecture}'",
+                where=where,
+                got=backbone.architecture,
+                legal=tuple(KEYS),
+            )
+        return cls(keys, backbone, modules)
 
     def read(self, key: str) -> Place | str:
         """Where the tensor of a key belongs.
@@ -226,3 +246,25 @@ class KeyReader:
                     name, _, parameter = rest.removeprefix(start).partition(".")
                     return Place(layer, (site,) if isinstance(site, str) else site, kind, name, parameter)
         return "no adapter, LoRA or fusion can be there"
+
+    def parent(self, layer: int, site: str, kind: Kind) -> tuple[str, tuple[str, ...]] | None:
+        """The path, prefix included, under which a kind of weights of a site lies, and all sites that share it.
+
+        Args:
+            layer: index of the layer, through encoder, then decoder.
+            site: name of the site.
+            kind: what is to lie there.
+
+        Returns:
+            None if nothing of the kind can act at the site.
+        """
+        stack = next(each for each in self.keys.stacks if each.stack == self.backbone.layers[layer].stack)
+        layer_path = f"{stack.layers}.{layer - self._first[stack.stack]}"
+        rows: Mapping[str, str | tuple[str, ...]] = stack.linears if kind == "loras" else stack.values
+        found: list[tuple[str, tuple[str, ...]]] = []
+        for parent, named in rows.items():
+            sites = (named,) if isinstance(named, str) else named
+            if site in sites:
+                found.append((f"{layer_path}.{parent}", sites))
+        there = [row for row in found if row[0] in self.modules]
+        return next(((f"{self.keys.prefixes[0]}{path}", sites) for path, sites in there or found), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +11,12 @@ from torch import Tensor
 from compose.errors import FileError, Problem
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
-from compose.io.adapterhub.keys import KEYS, KeyReader, Kind, Place
+from compose.io.adapterhub.keys import KeyTable, Kind, Place
+from compose.io.adapterhub.names import grammar_of, ours
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
-from compose.methods.config import Config
+from compose.methods.config import Config, Options
 from compose.methods.lora.spec import LoraConfig
 from compose.specs import BackboneSpec
 
@@ -27,27 +27,6 @@ HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", ("model_head.safetensors", "pyto
 
 _KEPT = ("model_name", "model_class", "model_type", "version", "config_id", "type")
 """What is kept of a config file besides the config."""
-
-_PLAIN = (
-    (r"adapter_norm_before\.(weight|bias)", r"norm_before.\1"),
-    (r"adapter_up\.(weight|bias)", r"up.\1"),
-    (r"adapter_norm_after\.(weight|bias)", r"norm_after.\1"),
-    (r"non_linearity\.f\.(\w+)", r"activation.\1"),
-    (r"(scaling)", r"\1"),
-    (r"(gate\.(?:weight|bias))", r"\1"),
-)
-# `adapter_down` is a sequence: the LayerNorm if there is one, the linear map, the activation.
-_WITHOUT_NORM = (
-    (r"adapter_down\.0\.(weight|bias)", r"down.\1"),
-    (r"adapter_down\.1\.f\.(\w+)", r"activation.\1"),
-)
-_WITH_NORM = (
-    (r"adapter_down\.0\.(weight|bias)", r"norm_before.\1"),
-    (r"adapter_down\.1\.(weight|bias)", r"down.\1"),
-    (r"adapter_down\.2\.f\.(\w+)", r"activation.\1"),
-)
-_LORA = ((r"lora_A", "a"), (r"lora_B", "b"), (r"(gate\.(?:weight|bias))", r"\1"))
-_FUSION = ((r"((?:query|key)\.(?:weight|bias)|value\.weight)", r"\1"),)
 
 
 def read_adapter(
@@ -88,7 +67,7 @@ def read_fusion(folder: View, backbone: BackboneSpec, name: str | None = None) -
         raise FileError("'adapter_names' is not a list of names", where=where)
     wanted = check_record_name(own_name if name is None else name, "fusion", where)
     tensors, path = _weights(folder, FUSION_WEIGHTS)
-    placed = _place(tensors, reader, None, own_name, path)
+    placed = _place(tensors, reader, config, own_name, path)
     if config.temperature:
         # The file never says how far it has fallen; after a thousand steps it is 1 for good.
         placed |= {f"{layer}.{site}.temperature": torch.tensor(1.0) for layer, site in fusion_sites(placed)}
@@ -120,18 +99,11 @@ def read_head(folder: View, backbone: BackboneSpec, name: str | None = None) -> 
     return HeadRecord(wanted, config, placed, meta=_meta(content))
 
 
-def _open(folder: View, config_file: str, backbone: BackboneSpec) -> tuple[dict[str, Any], KeyReader, str]:
+def _open(folder: View, config_file: str, backbone: BackboneSpec) -> tuple[dict[str, Any], KeyTable, str]:
     """The config file, found to be for this backbone, and what reads the keys beside it."""
     where = str(folder.path / config_file)
     content = folder.manifest(config_file)
-    keys = KEYS.get(backbone.architecture)
-    if keys is None:
-        raise FileError(
-            f"AdapterHub's folders cannot be read for backbones of architecture '{backbone.architecture}'",
-            where=where,
-            got=backbone.architecture,
-            legal=tuple(KEYS),
-        )
+    table = KeyTable.of(backbone, where)
     problems = []
     architecture = content.get("model_type")
     if architecture is not None and architecture != backbone.architecture:
@@ -148,7 +120,7 @@ def _open(folder: View, config_file: str, backbone: BackboneSpec) -> tuple[dict[
         )
     if problems:
         raise FileError(problems)
-    return content, KeyReader(keys, backbone), where
+    return content, table, where
 
 
 def _weights(folder: View, names: tuple[str, ...]) -> tuple[dict[str, Tensor], str]:
@@ -167,18 +139,18 @@ def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _place(
-    tensors: Mapping[str, Tensor], reader: KeyReader, config: Config | None, name: str, path: str
+    tensors: Mapping[str, Tensor], reader: KeyTable, config: Options, name: str, path: str
 ) -> dict[str, Tensor]:
     """Tensors by canonical name.
 
     Args:
         tensors: tensors by AdapterHub's keys.
         reader: reads the keys.
-        config: the adapter's config, None for a fusion.
+        config: the adapter's config, or the fusion's.
         name: what the file calls it.
         path: the file, for errors.
     """
-    kind, rows = _grammar(config)
+    kind, rows = grammar_of(config)
     placed: dict[str, Tensor] = {}
     problems = []
     for key, tensor in tensors.items():
@@ -189,7 +161,7 @@ def _place(
         if place.kind == kind == "adapter_fusion_layer" and place.name != name and place.name.startswith(name):
             continue  # it saves every fusion whose name begins with this one's into the file
         fault = _fault(place, kind, name)
-        parameter = _parameter(place.parameter, rows)
+        parameter = ours(place.parameter, rows)
         if fault or parameter is None:
             why = fault or f"its config gives it no '{place.parameter}'"
             problems.append(Problem(f"tensor '{key}' has no place", where=path, why=why))
@@ -206,35 +178,19 @@ def _place(
     return placed
 
 
-def _grammar(config: Config | None) -> tuple[Kind, tuple[tuple[str, str], ...]]:
-    if config is None:
-        return "adapter_fusion_layer", _FUSION
-    if isinstance(config, LoraConfig):
-        return "loras", _LORA
-    return "adapters", (*_PLAIN, *(_WITH_NORM if getattr(config, "ln_before", False) else _WITHOUT_NORM))
-
-
 def _fault(place: Place, kind: Kind, name: str) -> str:
     if place.kind != kind:
         return f"it is one of '{place.kind}', the config asks for '{kind}'"
     return "" if place.name == name else f"it belongs to '{place.name}', the config to '{name}'"
 
 
-def _parameter(name: str, rows: tuple[tuple[str, str], ...]) -> str | None:
-    for pattern, ours in rows:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(ours)
-    return None
-
-
-def _fused_sites(place: Place, config: Config | None) -> list[str]:
+def _fused_sites(place: Place, config: Options) -> list[str]:
     """The sites of a fused map on which the adapter acts, in the order of its rows."""
     matrices = config.attn_matrices if isinstance(config, LoraConfig) else ()
     return [site for site in place.sites if site.rpartition(".")[2] in matrices]
 
 
-def _pieces(place: Place, tensor: Tensor, config: Config | None) -> list[tuple[str, Tensor]]:
+def _pieces(place: Place, tensor: Tensor, config: Options) -> list[tuple[str, Tensor]]:
     """The tensor at its site, or its equal slices at the sites of a fused map."""
     if len(place.sites) == 1:
         return [(place.sites[0], tensor)]

@@ -1,8 +1,20 @@
-"""Folders that AdapterHub's `adapters` (and `adapter-transformers` before it) wrote."""
+"""Folders of AdapterHub's `adapters` (and `adapter-transformers` before it), read and written."""
 
 from __future__ import annotations
 
+from compose.io.adapterhub.composition import read_composition
 from compose.io.adapterhub.read import read_adapter, read_fusion, read_head
 from compose.io.adapterhub.setup import read_setup
+from compose.io.adapterhub.write import adapter_files, composition_files, fusion_files, head_files
 
-__all__ = ["read_adapter", "read_fusion", "read_head", "read_setup"]
+__all__ = [
+    "adapter_files",
+    "composition_files",
+    "fusion_files",
+    "head_files",
+    "read_adapter",
+    "read_composition",
+    "read_fusion",
+    "read_head",
+    "read_setup",
+]

@@ -49,11 +49,13 @@ class ArchitectureKeys:
         stacks: its stacks.
         feed_forward_swapped: `intermediate_lora` means the last map of the feed-forward block there, and
             `output_lora` the first.
+        model_class: AdapterHub's class with heads; a head is loaded into no other.
     """
 
     prefixes: tuple[str, ...]
     stacks: tuple[StackKeys, ...]
     feed_forward_swapped: bool = False
+    model_class: str = ""
 
 
 class Place(NamedTuple):
@@ -80,8 +82,9 @@ def _linears(attention: str, projections: str, **feed_forward: str) -> dict[str,
     return {**attn, feed_forward["first"]: "ffn.in", feed_forward["last"]: "ffn.out"}
 
 
-def _bert(prefix: str) -> ArchitectureKeys:
+def _bert(prefix: str, model_class: str) -> ArchitectureKeys:
     return ArchitectureKeys(
+        model_class=model_class,
         prefixes=(prefix,),
         stacks=(
             StackKeys(
@@ -106,9 +109,10 @@ def _t5_feed_forward(index: int) -> dict[str, str | tuple[str, ...]]:
 
 
 KEYS: Mapping[str, ArchitectureKeys] = {
-    "bert": _bert("bert."),
-    "roberta": _bert("roberta."),
+    "bert": _bert("bert.", "BertAdapterModel"),
+    "roberta": _bert("roberta.", "RobertaAdapterModel"),
     "distilbert": ArchitectureKeys(
+        model_class="DistilBertAdapterModel",
         prefixes=("distilbert.",),
         stacks=(
             StackKeys(
@@ -120,6 +124,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "gpt2": ArchitectureKeys(
+        model_class="GPT2AdapterModel",
         prefixes=("transformer.",),
         stacks=(
             StackKeys(
@@ -135,6 +140,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "llama": ArchitectureKeys(
+        model_class="LlamaAdapterModel",
         prefixes=("model.",),
         stacks=(
             StackKeys(
@@ -147,6 +153,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         feed_forward_swapped=True,
     ),
     "t5": ArchitectureKeys(
+        model_class="T5AdapterModel",
         prefixes=("transformer.",),
         stacks=(
             StackKeys(
@@ -164,6 +171,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "vit": ArchitectureKeys(
+        model_class="ViTAdapterModel",
         prefixes=("vit.",),
         stacks=(
             StackKeys(

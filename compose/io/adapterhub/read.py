@@ -16,7 +16,7 @@ from compose.io.adapterhub.names import grammar_of, ours
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
-from compose.methods.config import Config, Options
+from compose.methods.config import Options
 from compose.methods.lora.spec import LoraConfig
 from compose.specs import BackboneSpec
 
@@ -138,9 +138,7 @@ def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _place(
-    tensors: Mapping[str, Tensor], reader: KeyTable, config: Options, name: str, path: str
-) -> dict[str, Tensor]:
+def _place(tensors: Mapping[str, Tensor], reader: KeyTable, config: Options, name: str, path: str) -> dict[str, Tensor]:
     """Tensors by canonical name.
 
     Args:

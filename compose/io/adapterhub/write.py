@@ -1,0 +1,195 @@
+"""Our records as AdapterHub's files: the same tables as in reading, the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compose.dsl import fuses, own_name
+from compose.errors import ComposeError, FileError, Problem
+from compose.heads.adapterhub import from_adapterhub_index, to_adapterhub_config
+from compose.io.adapterhub.keys import KeyTable
+from compose.io.adapterhub.names import grammar_of, theirs
+from compose.io.adapterhub.options import VERSION, adapterhub_options
+from compose.io.adapterhub.read import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FUSION_CONFIG,
+    FUSION_WEIGHTS,
+    HEAD_CONFIG,
+    HEAD_WEIGHTS,
+)
+from compose.io.adapterhub.setup import SETUP, write_setup
+from compose.io.export import Files
+from compose.io.jsonfile import dump_json
+from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord, as_file_error, fusion_sites
+from compose.io.weights import dump_weights
+from compose.methods.config import Options
+from compose.specs import BackboneSpec
+
+
+def adapter_files(record: AdapterRecord, backbone: BackboneSpec, modules: frozenset[str] = frozenset()) -> Files:
+    """The files of an adapter, and of the head that its record carries; the config comes last.
+
+    Args:
+        record: the adapter.
+        backbone: the backbone it is for.
+        modules: the names of the backbone's modules.
+
+    Raises:
+        FileError: something that AdapterHub's format cannot say; all of it at once.
+    """
+    what = f"adapter '{record.name}'"
+    table = KeyTable.of(backbone, what, modules)
+    config = adapterhub_options(record.config, table.keys, backbone, what)
+    sites = [(part.layer, part.site) for part in record.config.describe(record.name, backbone).parts]
+    tensors = _keyed(record.tensors, sites, table, record.config, record.name, what)
+    head = head_files(record.head, backbone) if record.head else []
+    content = _content(table, record.name, config, record.meta)
+    return [*head, *_files(ADAPTER_WEIGHTS, tensors, ADAPTER_CONFIG, content)]
+
+
+def fusion_files(record: FusionRecord, backbone: BackboneSpec) -> Files:
+    """The files of a fusion; see `adapter_files`."""
+    what = f"fusion '{record.name}'"
+    table = KeyTable.of(backbone, what)
+    warm = [name for name, tensor in record.tensors.items() if name.endswith(".temperature") and tensor.item() != 1.0]
+    if warm:
+        raise FileError(
+            f"{what}: AdapterHub's format cannot say how far its temperature has fallen",
+            why=f"at {len(warm)} sites it is not yet 1",
+            hint="the native format, or more training steps",
+        )
+    # at 1 for good, a temperature is none
+    tensors = {name: tensor for name, tensor in record.tensors.items() if not name.endswith(".temperature")}
+    config = replace(record.config, temperature=False)
+    keyed = _keyed(tensors, fusion_sites(tensors), table, config, record.name, what)
+    names = record.name.split(",")
+    children = names if set(names) <= set(record.children) else list(record.children)
+    content = {**_content(table, record.name, config.to_dict(), record.meta), "adapter_names": children}
+    return _files(FUSION_WEIGHTS, keyed, FUSION_CONFIG, content)
+
+
+def head_files(record: HeadRecord, backbone: BackboneSpec) -> Files:
+    """The files of a head; see `adapter_files`."""
+    what = f"head '{record.name}'"
+    table = KeyTable.of(backbone, what)
+    try:
+        config = to_adapterhub_config(record.config, backbone)
+    except ComposeError as error:
+        raise as_file_error(error, what) from error
+    index = {module: number for number, module in from_adapterhub_index(record.config).items()}
+    tensors = {}
+    for name, tensor in record.tensors.items():
+        module, _, parameter = name.rpartition(".")
+        tensors[f"heads.{record.name}.{index[module]}.{parameter}"] = tensor
+    return _files(HEAD_WEIGHTS, tensors, HEAD_CONFIG, _content(table, record.name, config, record.meta))
+
+
+def composition_files(
+    record: CompositionRecord, backbone: BackboneSpec, modules: frozenset[str] = frozenset()
+) -> Files:
+    """The files of a composition: a folder for each adapter, fusion and head, and the setup; see `adapter_files`.
+
+    An adapter's folder is its head's too, where both have one name.
+    """
+    problems: list[Problem] = []
+    files: Files = []
+    places = [
+        *((name, lambda each=each: adapter_files(replace(each, head=None), backbone, modules))
+          for name, each in record.adapters.items()),
+        *((name, lambda each=each: fusion_files(each, backbone)) for name, each in record.fusions.items()),
+        *((name, lambda each=each: head_files(each, backbone)) for name, each in record.heads.items()),
+    ]  # fmt: skip
+    setup: dict[str, Any] = {}
+    try:
+        setup = write_setup(record.expression)
+    except FileError as error:
+        problems += error.problems
+    for name, write in places:
+        try:
+            files += [(f"{name}/{file}", data) for file, data in write()]
+        except FileError as error:
+            problems += error.problems
+    missing = {own_name(fuse) for fuse in fuses(record.expression)} - set(record.fusions)
+    problems += [Problem(f"the fusion '{name}' has no weights") for name in sorted(map(str, missing))]
+    if problems:
+        raise FileError(problems)
+    content = {"adapter_setup": setup, "head_setup": list(record.heads) or None, "version": VERSION}
+    return [*files, (SETUP, dump_json(content))]
+
+
+def _files(weights: tuple[str, str], tensors: Mapping[str, Tensor], config: str, content: Mapping[str, Any]) -> Files:
+    return [(weights[0], dump_weights(tensors)), (config, dump_json(content))]
+
+
+def _content(table: KeyTable, name: str, config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    if "." in name:
+        raise FileError(
+            f"AdapterHub's keys cannot hold the name '{name}'",
+            why="a dot parts the names of modules there",
+            hint="another name",
+        )
+    return {
+        "config": dict(config),
+        "hidden_size": table.backbone.hidden_size,
+        "model_class": table.keys.model_class,
+        "model_name": meta.get("model_name"),
+        "model_type": table.backbone.architecture,
+        "name": name,
+        "version": VERSION,
+    }
+
+
+def _keyed(
+    tensors: Mapping[str, Tensor],
+    sites: Iterable[tuple[int, str]],
+    table: KeyTable,
+    config: Options,
+    name: str,
+    what: str,
+) -> dict[str, Tensor]:
+    """Tensors by AdapterHub's keys.
+
+    Args:
+        tensors: by canonical name.
+        sites: the (layer, site) pairs that they belong to.
+        table: the keys.
+        config: the adapter's config, or the fusion's.
+        name: the adapter's name, or the fusion's.
+        what: what errors call it.
+    """
+    kind, rows = grammar_of(config)
+    problems: list[Problem] = []
+    shared: dict[str, dict[str, Tensor]] = {}
+    orders: dict[str, tuple[str, ...]] = {}
+    left = dict(tensors)
+    for layer, site in sites:
+        start = f"{layer}.{site}."
+        own = {key.removeprefix(start): left.pop(key) for key in list(left) if key.startswith(start)}
+        place = table.parent(layer, site, kind)
+        if place is None:
+            problems.append(Problem(f"{what}: AdapterHub's format has no {kind} at '{site}'", where=start[:-1]))
+            continue
+        for parameter, tensor in own.items():
+            names = theirs(parameter, rows)
+            if not names:
+                problems.append(Problem(f"{what}: AdapterHub's format has no '{parameter}'", where=start[:-1]))
+            for each in names:
+                key = f"{place[0]}.{kind}.{name}.{each}"
+                shared.setdefault(key, {})[site] = tensor
+                orders[key] = place[1]
+    problems += [Problem(f"{what}: the weight '{key}' is at no site of its own") for key in left]
+    if problems:
+        raise FileError(problems)
+    return {key: _joined(pieces, orders[key]) for key, pieces in shared.items()}
+
+
+def _joined(pieces: Mapping[str, Tensor], order: tuple[str, ...]) -> Tensor:
+    """The tensor of a fused map: those of its sites, one below the other."""
+    found = [pieces[site] for site in order if site in pieces]
+    return found[0] if len(found) == 1 else torch.cat(found)

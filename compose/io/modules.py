@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from torch import Tensor
+
 from compose.specs import BackboneSpec
 
 Linears = Mapping[str, tuple[int, tuple[str, ...]]]
@@ -24,6 +26,7 @@ class BackboneModules(NamedTuple):
         older: its linear maps under the names that other versions of transformers give them.
         prefix: what transformers calls it inside a model with a head (`bert`).
         transposed: its maps are transformers' `Conv1D`, which keep their weights transposed.
+        tied: its input embeddings, [vocabulary, width], where its vocabulary heads share them.
     """
 
     spec: BackboneSpec
@@ -32,3 +35,4 @@ class BackboneModules(NamedTuple):
     older: Linears = NONE
     prefix: str = ""
     transposed: bool = False
+    tied: Tensor | None = None

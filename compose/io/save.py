@@ -36,7 +36,7 @@ def write_adapter(
         files = peft.adapter_files(record, modules, **options)
         export(folder, files, "peft", "adapter", ("adapter_model.bin",))
     elif form == "adapterhub" and not options:
-        files = adapterhub.adapter_files(record, modules.spec, modules.names)
+        files = adapterhub.adapter_files(record, modules)
         # its loader takes a torch file first
         export(folder, files, "adapterhub", "adapter", ("pytorch_adapter.bin", *_OLD_HEAD[: record.head is not None]))
     elif form == "native" and not options:
@@ -48,7 +48,7 @@ def write_adapter(
 def write_fusion(record: FusionRecord, folder: str | Path, modules: BackboneModules, form: str = "native") -> None:
     """Save a fusion; see `write_adapter`."""
     if form == "adapterhub":
-        files = adapterhub.fusion_files(record, modules.spec)
+        files = adapterhub.fusion_files(record, modules)
         export(folder, files, "adapterhub", "fusion", ("pytorch_model_adapter_fusion.bin",))
     elif form == "native":
         native.save_fusion(record, folder)
@@ -59,7 +59,7 @@ def write_fusion(record: FusionRecord, folder: str | Path, modules: BackboneModu
 def write_head(record: HeadRecord, folder: str | Path, modules: BackboneModules, form: str = "native") -> None:
     """Save a head; see `write_adapter`."""
     if form == "adapterhub":
-        export(folder, adapterhub.head_files(record, modules.spec), "adapterhub", "head", _OLD_HEAD)
+        export(folder, adapterhub.head_files(record, modules), "adapterhub", "head", _OLD_HEAD)
     elif form == "native":
         native.save_head(record, folder)
     else:
@@ -71,7 +71,7 @@ def write_composition(
 ) -> None:
     """Save a composition; see `write_adapter`."""
     if form == "adapterhub":
-        files = adapterhub.composition_files(record, modules.spec, modules.names)
+        files = adapterhub.composition_files(record, modules)
         export(folder, files, "adapterhub", "composition")
     elif form == "native":
         composition.save_composition(record, folder)

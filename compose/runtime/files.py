@@ -41,6 +41,7 @@ def modules_of(model: Model) -> io.BackboneModules:
         older=older_paths(model.hooks.anatomy),
         prefix=str(getattr(backbone, "base_model_prefix", "")),
         transposed=any(type(module).__name__ == "Conv1D" for module in backbone.modules()),
+        tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
     )
 
 

@@ -14,7 +14,7 @@ import compose
 from compose import Average, Drop, Fuse, Parallel, Route, Split, Stack
 from compose.dsl import Expression
 from compose.errors import FileError
-from compose.io import read_adapter, read_fusion, read_head
+from compose.io import BackboneModules, read_adapter, read_fusion, read_head
 from compose.io.adapterhub import adapter_files, fusion_files, head_files
 from compose.io.adapterhub.keys import KEYS
 from compose.io.adapterhub.names import GRAMMARS
@@ -76,12 +76,13 @@ def test_files_are_written_as_adapterhub_wrote_them(architecture: str, case: str
     """Read and written again: the same keys, the same tensors, and no option that says something else."""
     folder = ROOT / architecture / case
     spec = golden_model(architecture).spec
+    modules = BackboneModules(spec)
     for place in sorted((folder / "adapters").iterdir()):
-        compare(place, "adapter", dict(adapter_files(read_adapter(place, spec, with_head=False), spec)))
+        compare(place, "adapter", dict(adapter_files(read_adapter(place, spec, with_head=False), modules)))
     for place in sorted((folder / "fusions").glob("*")):
-        compare(place, "adapter_fusion", dict(fusion_files(read_fusion(place, spec), spec)))
+        compare(place, "adapter_fusion", dict(fusion_files(read_fusion(place, spec), modules)))
     for place in sorted((folder / "heads").glob("*")):
-        compare(place, "head", dict(head_files(read_head(place, spec), spec)))
+        compare(place, "head", dict(head_files(read_head(place, spec), modules)))
 
 
 MODELS: dict[str, Model] = {}
@@ -136,7 +137,11 @@ def test_heads_come_back(tmp_path: Path, architecture: str, case: str) -> None:
     if architecture == "vit" and kind == "causal_lm":
         pytest.skip("no vocabulary")
     model = made(architecture)
-    tiny.randomize(model.add_head("a", kind, **options))
+    head = model.add_head("a", kind, **options)
+    vocabulary = head.tensors()["out.weight"].clone()
+    tiny.randomize(head)
+    if kind == "causal_lm":
+        head.tensors()["out.weight"].copy_(vocabulary)
     model.save_head("a", tmp_path / "head", format="adapterhub")
     model.save_adapter("a", tmp_path / "both", with_head=True, format="adapterhub")
     for folder in (tmp_path / "head", tmp_path / "both"):
@@ -262,6 +267,26 @@ def test_what_a_head_cannot_say(tmp_path: Path, kind: str, options: dict[str, An
     model.add_head("a", kind, **options)
     with pytest.raises(FileError, match=message):
         model.save_head("a", tmp_path, format="adapterhub")
+
+
+def test_a_vocabulary_of_its_own(tmp_path: Path) -> None:
+    """AdapterHub ties such a head to the embeddings, which loading it would overwrite."""
+    for architecture, tied in (("gpt2", True), ("llama", False)):
+        model = made(architecture)
+        tiny.randomize(model.add_head("a", "causal_lm", layers=2))
+        if tied:
+            with pytest.raises(FileError, match="would overwrite the embeddings"):
+                model.save_head("a", tmp_path / architecture, format="adapterhub")
+        else:
+            model.save_head("a", tmp_path / architecture, format="adapterhub")
+
+
+def test_fusions_of_adapters_at_different_places(tmp_path: Path) -> None:
+    model = made("bert")
+    model.add_adapter("b", "double_seq_bn")
+    model.add_fusion(Fuse("a", "b"))
+    with pytest.raises(FileError, match="differ in mh_adapter"):
+        model.plan(Fuse("a", "b")).save(tmp_path, format="adapterhub")
 
 
 def test_names_with_a_dot(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compose.dsl import fuses, own_name
+from compose.dsl import Fuse, fuses, own_name, to_text
 from compose.errors import ComposeError, FileError, Problem
 from compose.heads.adapterhub import from_adapterhub_index, to_adapterhub_config
 from compose.io.adapterhub.keys import KeyTable
@@ -26,37 +27,37 @@ from compose.io.adapterhub.read import (
 from compose.io.adapterhub.setup import SETUP, write_setup
 from compose.io.export import Files
 from compose.io.jsonfile import dump_json
+from compose.io.modules import BackboneModules
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord, as_file_error, fusion_sites
 from compose.io.weights import dump_weights
+from compose.methods.bottleneck.spec import SITES
 from compose.methods.config import Options
-from compose.specs import BackboneSpec
 
 
-def adapter_files(record: AdapterRecord, backbone: BackboneSpec, modules: frozenset[str] = frozenset()) -> Files:
+def adapter_files(record: AdapterRecord, modules: BackboneModules) -> Files:
     """The files of an adapter, and of the head that its record carries; the config comes last.
 
     Args:
         record: the adapter.
-        backbone: the backbone it is for.
-        modules: the names of the backbone's modules.
+        modules: the backbone it is for.
 
     Raises:
         FileError: something that AdapterHub's format cannot say; all of it at once.
     """
     what = f"adapter '{record.name}'"
-    table = KeyTable.of(backbone, what, modules)
-    config = adapterhub_options(record.config, table.keys, backbone, what)
-    sites = [(part.layer, part.site) for part in record.config.describe(record.name, backbone).parts]
+    table = KeyTable.of(modules.spec, what, modules.names)
+    config = adapterhub_options(record.config, table.keys, modules.spec, what)
+    sites = [(part.layer, part.site) for part in record.config.describe(record.name, modules.spec).parts]
     tensors = _keyed(record.tensors, sites, table, record.config, record.name, what)
-    head = head_files(record.head, backbone) if record.head else []
+    head = head_files(record.head, modules) if record.head else []
     content = _content(table, record.name, config, record.meta)
     return [*head, *_files(ADAPTER_WEIGHTS, tensors, ADAPTER_CONFIG, content)]
 
 
-def fusion_files(record: FusionRecord, backbone: BackboneSpec) -> Files:
+def fusion_files(record: FusionRecord, modules: BackboneModules) -> Files:
     """The files of a fusion; see `adapter_files`."""
     what = f"fusion '{record.name}'"
-    table = KeyTable.of(backbone, what)
+    table = KeyTable.of(modules.spec, what)
     warm = [name for name, tensor in record.tensors.items() if name.endswith(".temperature") and tensor.item() != 1.0]
     if warm:
         raise FileError(
@@ -74,14 +75,20 @@ def fusion_files(record: FusionRecord, backbone: BackboneSpec) -> Files:
     return _files(FUSION_WEIGHTS, keyed, FUSION_CONFIG, content)
 
 
-def head_files(record: HeadRecord, backbone: BackboneSpec) -> Files:
+def head_files(record: HeadRecord, modules: BackboneModules) -> Files:
     """The files of a head; see `adapter_files`."""
     what = f"head '{record.name}'"
-    table = KeyTable.of(backbone, what)
+    table = KeyTable.of(modules.spec, what)
     try:
-        config = to_adapterhub_config(record.config, backbone)
+        config = to_adapterhub_config(record.config, modules.spec)
     except ComposeError as error:
         raise as_file_error(error, what) from error
+    if record.config.kind == "causal_lm" and modules.tied is not None and not _same(record, modules.tied):
+        raise FileError(
+            f"{what}: AdapterHub ties it to this backbone's input embeddings, but its vocabulary matrix is another",
+            why="loading it there would overwrite the embeddings",
+            hint="the native format",
+        )
     index = {module: number for number, module in from_adapterhub_index(record.config).items()}
     tensors = {}
     for name, tensor in record.tensors.items():
@@ -90,21 +97,19 @@ def head_files(record: HeadRecord, backbone: BackboneSpec) -> Files:
     return _files(HEAD_WEIGHTS, tensors, HEAD_CONFIG, _content(table, record.name, config, record.meta))
 
 
-def composition_files(
-    record: CompositionRecord, backbone: BackboneSpec, modules: frozenset[str] = frozenset()
-) -> Files:
+def composition_files(record: CompositionRecord, modules: BackboneModules) -> Files:
     """The files of a composition: a folder for each adapter, fusion and head, and the setup; see `adapter_files`.
 
     An adapter's folder is its head's too, where both have one name.
     """
-    problems: list[Problem] = []
+    problems = [problem for fuse in fuses(record.expression) if (problem := _unlike(fuse, record))]
     files: Files = []
-    places = [
-        *((name, lambda each=each: adapter_files(replace(each, head=None), backbone, modules))
-          for name, each in record.adapters.items()),
-        *((name, lambda each=each: fusion_files(each, backbone)) for name, each in record.fusions.items()),
-        *((name, lambda each=each: head_files(each, backbone)) for name, each in record.heads.items()),
-    ]  # fmt: skip
+    places: list[tuple[str, Callable[[], Files]]] = []
+    places += [
+        (name, partial(adapter_files, replace(each, head=None), modules)) for name, each in record.adapters.items()
+    ]
+    places += [(name, partial(fusion_files, each, modules)) for name, each in record.fusions.items()]
+    places += [(name, partial(head_files, each, modules)) for name, each in record.heads.items()]
     setup: dict[str, Any] = {}
     try:
         setup = write_setup(record.expression)
@@ -121,6 +126,25 @@ def composition_files(
         raise FileError(problems)
     content = {"adapter_setup": setup, "head_setup": list(record.heads) or None, "version": VERSION}
     return [*files, (SETUP, dump_json(content))]
+
+
+def _unlike(fuse: Fuse, record: CompositionRecord) -> Problem | None:
+    """What is wrong with the adapters that a Fuse weighs: AdapterHub's must act at the same sub-layers."""
+    names = [name for name in map(own_name, fuse.children) if name in record.adapters]
+    configs = [record.adapters[name].config.to_dict() for name in names]
+    flags = [option for option, _ in SITES if len({config.get(option) for config in configs}) > 1]
+    if not flags:
+        return None
+    return Problem(
+        f"AdapterHub fuses no adapters that differ in {' and '.join(flags)}",
+        where=to_text(fuse),
+        hint="the native format",
+    )
+
+
+def _same(record: HeadRecord, tied: Tensor) -> bool:
+    own = record.tensors["out.weight"]
+    return own.shape == tied.shape and torch.equal(own, tied.detach().to(own))
 
 
 def _files(weights: tuple[str, str], tensors: Mapping[str, Tensor], config: str, content: Mapping[str, Any]) -> Files:

@@ -19,6 +19,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.io.modules import BackboneModules
 from compose.io.peft.patterns import check_patterns, find, short_names
 from compose.io.records import AdapterRecord, as_file_error
+from compose.methods.config import is_count, is_number
 from compose.methods.lora.spec import LoraConfig
 from compose.specs import BackboneSpec
 
@@ -150,6 +151,10 @@ def _check(config: Mapping[str, Any], where: str) -> None:
         for option, feature in _REFUSED.items()
         if config.get(option)
     ]
+    if not is_count(config.get("r", 8), 1):
+        problems.append(Problem(f"'r' is {config['r']!r}, not a whole number of at least 1", where=where))
+    if not is_number(config.get("lora_alpha", 8)):
+        problems.append(Problem(f"'lora_alpha' is {config['lora_alpha']!r}, not a number", where=where))
     if config.get("bias", "none") != "none":
         problems.append(Problem("trained biases of the backbone: not read", where=where, why="'bias' is not 'none'"))
     if config.get("init_lora_weights", True) not in _INITS:

@@ -19,6 +19,9 @@ from compose.io.weights import dump_weights
 TASKS = ("CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS")
 """PEFT's words for tasks."""
 
+_WITH_HEAD = ("QUESTION_ANS", "SEQ_CLS", "TOKEN_CLS")
+"""Tasks whose heads PEFT trains beside the adapter, and so looks for in the folder."""
+
 _BARE = {("t5", "SEQ_2_SEQ_LM")}
 """Models with a head that hold the backbone's modules themselves, not a base model."""
 
@@ -52,6 +55,11 @@ def adapter_files(record: AdapterRecord, modules: BackboneModules, task_type: st
     if record.head is not None:
         row, saved = write_head(record.head, modules.spec, task_type)
         task_type, within = row.task_type, True
+    elif task_type in _WITH_HEAD:
+        raise FileError(
+            f"{what}: PEFT looks for the head of a {task_type} model in the folder",
+            hint="with_head=True, or no task_type: the adapter is then for the base model",
+        )
     inside = f"{modules.prefix}." if within and modules.prefix else ""
     tensors = {f"{BASES[0]}{name}": tensor for name, tensor in saved.items()}
     for path, own in weights.items():

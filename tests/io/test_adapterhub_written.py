@@ -204,7 +204,7 @@ def test_compositions_come_back(tmp_path: Path) -> None:
             json.loads((folder / "adapter_setup.json").read_text())["head_setup"] or ()
         )
     with pytest.raises(FileError, match="model="):
-        compose.io.read_composition(tmp_path / "1")
+        compose.load_plan(tmp_path / "1")
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,18 @@ def test_names_of_other_versions(tmp_path: Path) -> None:
     close(states(model, "a"), theirs)
 
 
+def test_torch_files(folder: Path) -> None:
+    """Older folders have an `adapter_model.bin`; a folder that we write over keeps none."""
+    model = ours("bert")
+    model.load_adapter(folder, "a")
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    model.load_adapter(folder, "b")
+    assert same(model.adapters["a"].tensors(), model.adapters["b"].tensors())
+    model.save_adapter("a", folder, format="peft")
+    assert {path.name for path in folder.glob("adapter_model*")} == {"adapter_model.safetensors"}
+
+
 def test_modules_to_save_named_twice(folder: Path) -> None:
     """P10: PEFT writes names twice; we read that, and write them once."""
     path = folder / "adapter_model.safetensors"

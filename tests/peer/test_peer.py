@@ -79,7 +79,7 @@ def write_case(model: Model, kind: str, case: str, folder: Path, inputs: dict[st
         for seed, name in enumerate("abcde"):
             random_adapter(model, name, "double_seq_bn" if name in "de" else "seq_bn", seed, reduction_factor=4)
         for fuse in fuses(expression):
-            tiny.randomize(model.add_fusion(fuse), 5)
+            tiny.randomize(model.add_fusion(fuse), 5, scale=0.1)
         model.plan(expression).save(folder / "files", format="adapterhub")
     (folder / "case.json").write_text(json.dumps({"kind": kind}))
     with torch.no_grad():

@@ -11,7 +11,7 @@ from compose.dsl import name_problem
 from compose.errors import FileError, Problem
 from compose.io.modules import BackboneModules
 from compose.io.peft.heads import read_head
-from compose.io.peft.methods import METHODS, Weights
+from compose.io.peft.methods import METHODS, Weights, method_read
 from compose.io.records import AdapterRecord, check_record_name
 from compose.io.store import View
 from compose.io.weights import read_weights
@@ -40,10 +40,13 @@ def read_adapter(
     where = str(folder.path / CONFIG)
     config = folder.manifest(CONFIG)
     peft_type = config.get("peft_type")
-    method = METHODS.get(str(peft_type))
+    method = method_read(config)
     if method is None:
         raise FileError(
-            f"PEFT's {str(peft_type)[:64]} cannot be read", where=where, got=str(peft_type)[:64], legal=tuple(METHODS)
+            f"PEFT's {str(peft_type)[:64]} cannot be read",
+            where=where,
+            got=str(peft_type)[:64],
+            legal=tuple(dict.fromkeys(row.peft_type for row in METHODS)),
         )
     wanted = _name(folder, name, where)
     file = next((file for file in WEIGHTS if folder.has(file)), None)

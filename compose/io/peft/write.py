@@ -11,7 +11,7 @@ from compose.io.export import Files
 from compose.io.jsonfile import dump_json
 from compose.io.modules import BackboneModules
 from compose.io.peft.heads import write_head
-from compose.io.peft.methods import METHODS
+from compose.io.peft.methods import METHODS, method_written
 from compose.io.peft.read import BASES, CONFIG, WEIGHTS
 from compose.io.records import AdapterRecord
 from compose.io.weights import dump_weights
@@ -41,15 +41,15 @@ def adapter_files(record: AdapterRecord, modules: BackboneModules, task_type: st
     what = f"adapter '{record.name}'"
     if task_type is not None and task_type not in TASKS:
         raise FileError(f"PEFT has no task_type {task_type!r}", got=str(task_type), legal=TASKS)
-    peft_type = next((name for name, row in METHODS.items() if row.ours == record.config.method), None)
-    if peft_type is None:
+    method = method_written(record.config.method)
+    if method is None:
         raise FileError(
             f"{what}: '{record.config.method}' cannot be written in PEFT's format",
             got=record.config.method,
-            legal=tuple(dict.fromkeys(row.ours for row in METHODS.values())),
+            legal=tuple(row.ours for row in METHODS),
             hint="format='native' or 'adapterhub'",
         )
-    content, weights = METHODS[peft_type].write(record, modules, what)
+    content, weights = method.write(record, modules, what)
     saved: dict[str, Tensor] = {}
     within = task_type not in (None, "FEATURE_EXTRACTION") and (modules.spec.architecture, task_type) not in _BARE
     if record.head is not None:
@@ -65,7 +65,7 @@ def adapter_files(record: AdapterRecord, modules: BackboneModules, task_type: st
     for path, own in weights.items():
         tensors |= {f"{BASES[0]}{inside}{path}.{leaf}": tensor for leaf, tensor in own.items()}
     manifest: dict[str, Any] = {
-        "peft_type": peft_type,
+        "peft_type": method.peft_type,
         "task_type": task_type,
         "base_model_name_or_path": record.meta.get("base_model_name_or_path"),
         "inference_mode": True,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
+from transformers import AutoConfig, AutoModel
 
 import compose
 from compose import Average, Drop, Fuse, Parallel, Route, Split, Stack
@@ -90,8 +91,6 @@ MODELS: dict[str, Model] = {}
 
 def golden_model(architecture: str) -> Model:
     if architecture not in MODELS:
-        from transformers import AutoConfig, AutoModel
-
         config = AutoConfig.from_pretrained(ROOT / architecture / "backbone")
         MODELS[architecture] = compose.attach(AutoModel.from_config(config))
     return MODELS[architecture]
@@ -111,8 +110,6 @@ def compare(place: Path, kind: str, files: dict[str, bytes]) -> None:
         expected = load_file(place / name)
     else:
         expected = torch.load(next(place.glob("pytorch_*.bin")), weights_only=True)
-    from safetensors.torch import load
-
     found = load(data)
     assert found.keys() == expected.keys()
     assert all(found[key].equal(tensor) for key, tensor in expected.items())
@@ -245,6 +242,21 @@ def test_what_an_adapter_cannot_say(
     with pytest.raises(FileError, match=message):
         made(architecture, preset, **options).save_adapter("a", tmp_path, format="adapterhub")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gated_feed_forward(tmp_path: Path) -> None:
+    """T5 1.1 has two maps in; AdapterHub wraps the one that is not gated, as we do."""
+    config = tiny.CONFIGS["t5"](2)
+    config.dense_act_fn, config.is_gated_act, config.feed_forward_proj = "gelu_new", True, "gated-gelu"
+    model = compose.attach(AutoModel.from_config(config))
+    tiny.randomize(model.add_adapter("a", "lora", selfattn_lora=False, intermediate_lora=True))
+    model.save_adapter("a", tmp_path / "a", format="adapterhub")
+    keys = load_file(tmp_path / "a" / "adapter.safetensors").keys()
+    assert "transformer.encoder.block.0.layer.1.DenseReluDense.wi_1.loras.a.lora_A" in keys and len(keys) == 8
+    model.save_adapter("a", tmp_path / "b", format="peft")
+    for folder in "ab":
+        name = model.load_adapter(tmp_path / folder, f"{folder}2")
+        assert same(model.adapters["a"].tensors(), model.adapters[name].tensors())
 
 
 def test_cross_attention_that_is_not_there(tmp_path: Path) -> None:

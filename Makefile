@@ -54,7 +54,7 @@ test: $(DEV) ## every check and test, as the CI runs them
 	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS) || status=1; \
 	exit $$status
 
-$(PEER): | $(BIN)/python
+$(PEER):
 	$(PYTHON) -m venv $(PEER_VENV)
 	$(PEER_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile \
 		"$(firstword $(TORCH))" $(wordlist 2,9,$(TORCH)) adapters==1.3.0

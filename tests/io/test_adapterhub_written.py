@@ -204,6 +204,18 @@ def test_compositions_come_back(tmp_path: Path) -> None:
         compose.load_plan(tmp_path / "1")
 
 
+@pytest.mark.parametrize("name", ["../x", "..", "/etc", ""])
+def test_setups_that_point_outside(tmp_path: Path, name: str) -> None:
+    model = made("bert")
+    model.plan(Stack("a")).save(tmp_path / "plan", format="adapterhub")
+    model.add_head("a")
+    model.save_head("a", tmp_path / "x", format="adapterhub")
+    path = tmp_path / "plan" / "adapter_setup.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "head_setup": [name]}))
+    with pytest.raises(FileError, match=r"not a legal|not the name"):
+        compose.load_plan(tmp_path / "plan", tiny.model("bert"))
+
+
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
@@ -326,6 +338,23 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     assert caught.value.problems[0].legal == ("native", "adapterhub", "peft")
     with pytest.raises(FileError, match="no option 'task_type'"):
         model.save_adapter("a", tmp_path / "new", format="native", task_type="SEQ_CLS")
+
+
+def test_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old version stays, and nothing half-written."""
+    model = made("bert")
+    model.save_adapter("a", tmp_path / "a", format="adapterhub")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    tiny.randomize(model.adapters["a"], 7)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(FileError, match="No space left"):
+            model.save_adapter("a", tmp_path / "a", format="adapterhub")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot be saved"):
         model.save_adapter("a", tmp_path / "file" / "x", format="adapterhub")

@@ -292,6 +292,18 @@ def test_names_of_other_versions(tmp_path: Path) -> None:
     close(states(model, "a"), theirs)
 
 
+@pytest.mark.parametrize("name", ["lora", "lora_A", "weight", "default"])
+def test_names_that_look_like_parts_of_keys(tmp_path: Path, name: str) -> None:
+    """P11: an adapter of PEFT's called as its keys are; another name than `default` has a folder of its own."""
+    backbone = tiny.backbone("bert")
+    made = quietly(peft.get_peft_model, backbone, peft.LoraConfig(target_modules=["query"]), adapter_name=name).double()
+    tiny.randomize(made.base_model.model.encoder.layer[0].attention.self.query.lora_B)
+    quietly(made.save_pretrained, tmp_path)
+    model = ours("bert")
+    assert model.load_adapter(tmp_path if name == "default" else tmp_path / name, name) == name
+    close(states(model, name), their_states(made, "bert"))
+
+
 def test_torch_files(folder: Path) -> None:
     """Older folders have an `adapter_model.bin`; a folder that we write over keeps none."""
     model = ours("bert")

@@ -6,7 +6,7 @@ from compose.dsl import fuses, leaves, own_name
 from compose.errors import FileError, Problem
 from compose.io.adapterhub.read import FUSION_CONFIG, HEAD_CONFIG, read_adapter, read_fusion, read_head
 from compose.io.adapterhub.setup import read_head_setup, read_setup
-from compose.io.records import CompositionRecord
+from compose.io.records import CompositionRecord, check_record_name
 from compose.io.store import View
 from compose.specs import BackboneSpec
 
@@ -34,20 +34,28 @@ def read_composition(folder: View, backbone: BackboneSpec) -> CompositionRecord:
     problems: list[Problem] = []
     for name in names:
         try:
-            record.adapters[name] = read_adapter(View(folder.path / name), backbone, name, with_head=False)
+            record.adapters[name] = read_adapter(_inner(folder, name), backbone, name, with_head=False)
         except FileError as error:
             problems += error.problems
     for name in fusions:
         try:
             if folder.has(f"{name}/{FUSION_CONFIG}"):
-                record.fusions[name] = read_fusion(View(folder.path / name), backbone, name)
+                record.fusions[name] = read_fusion(_inner(folder, name), backbone, name)
         except FileError as error:
             problems += error.problems
     for name in heads:
         try:
-            record.heads[name] = read_head(View(folder.path / name), backbone, name)
+            record.heads[name] = read_head(_inner(folder, name), backbone, name)
         except FileError as error:
             problems += error.problems
     if problems:
         raise FileError(problems)
     return record
+
+
+def _inner(folder: View, name: str) -> View:
+    """The folder of a part: one right inside, whatever a hostile setup says."""
+    check_record_name(name, "head", str(folder.path))
+    if not name.strip("."):
+        raise FileError(f"{name!r} is not the name of a folder inside", where=str(folder.path))
+    return View(folder.path / name)

@@ -47,7 +47,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"compose {compose.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", [(), ("run",), ("predict",), ("explain",), ("recipe",), ("recipe", "cp")])
+@pytest.mark.parametrize(
+    "verb", [(), ("run",), ("predict",), ("explain",), ("convert",), ("recipe",), ("recipe", "cp")]
+)
 def test_every_verb_has_help(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*verb, "--help") == 0
     assert "Usage: compose" in capsys.readouterr().out

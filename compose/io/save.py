@@ -38,7 +38,7 @@ def write_adapter(
     elif form == "adapterhub" and not options:
         files = adapterhub.adapter_files(record, modules)
         # its loader takes a torch file first
-        export(folder, files, "adapterhub", "adapter", ("pytorch_adapter.bin", *_OLD_HEAD[: record.head is not None]))
+        export(folder, files, "adapterhub", "adapter", ("pytorch_adapter.bin", *(_OLD_HEAD if record.head else ())))
     elif form == "native" and not options:
         native.save_adapter(record, folder)
     else:

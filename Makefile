@@ -1,5 +1,6 @@
 # make demo   create .venv, install, run the quickstart
 # make test   create .venv, install, run every check and test
+# make test-peer   AdapterHub, in an environment of its own, reads what we write
 #
 # PYTHON=python3.13            the interpreter that .venv is made with
 # TORCH='torch==2.12.0'        another torch; any pip arguments
@@ -19,12 +20,15 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 DEMO := $(VENV)/demo.stamp
 DEV := $(VENV)/dev.stamp
+# It pins a transformers of its own, so it cannot live beside ours.
+PEER_VENV ?= .venv-peer
+PEER := $(PEER_VENV)/peer.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types docs wheel clean
+.PHONY: help demo test test-peer lint format types docs wheel clean
 
 help: ## list the verbs
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +54,15 @@ test: $(DEV) ## every check and test, as the CI runs them
 	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS) || status=1; \
 	exit $$status
 
+$(PEER):
+	$(PYTHON) -m venv $(PEER_VENV)
+	$(PEER_VENV)/bin/python -m pip --disable-pip-version-check --quiet install --no-compile \
+		"$(firstword $(TORCH))" $(wordlist 2,9,$(TORCH)) adapters==1.3.0
+	@touch $@
+
+test-peer: $(DEV) $(PEER) ## AdapterHub itself reads what we write, and computes the same
+	COMPOSE_PEER=$(abspath $(PEER_VENV))/bin/python $(BIN)/python -m pytest tests/peer $(ARGS)
+
 lint: $(DEV) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +81,4 @@ wheel: $(DEV) ## the wheel and the source distribution, in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove what the other verbs made, .venv included
-	rm -rf $(VENV) dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEER_VENV) dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,12 +1,14 @@
-"""AdapterHub's heads as ours, without torch: which options are which, and which tensor is which."""
+"""AdapterHub's heads as ours and ours as its, without torch: which options are which, and which tensor is which."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from compose.errors import ConfigError, Problem
-from compose.heads.spec import CausalLMConfig, HeadConfig, make_head_config
+from compose.heads.spec import CausalLMConfig, ClassificationConfig, HeadConfig, make_head_config
+from compose.specs import BackboneSpec
 
 OPTIONS = {
     "activation_function": "activation",
@@ -122,3 +124,63 @@ def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> Head
     if isinstance(options.get("activation"), str):
         options["activation"] = options["activation"].lower()
     return make_head_config(kind, **options)
+
+
+def to_adapterhub_config(config: HeadConfig, backbone: BackboneSpec) -> dict[str, Any]:
+    """The `config` of `head_config.json` for ours.
+
+    What is written is read again, so that an option that it lacks cannot get lost.
+
+    Args:
+        config: the head's.
+        backbone: the backbone that it is on.
+
+    Raises:
+        ConfigError: a kind of head or options that AdapterHub's format cannot say.
+    """
+    config = _plain(config, backbone)
+    head_type = _head_type(config, backbone)
+    row = HEAD_TYPES.get(head_type)
+    if row is None:
+        raise ConfigError(
+            f"AdapterHub's format cannot say a head of kind '{config.kind}'", got=config.kind, hint="the native format"
+        )
+    values = config.to_dict()
+    written = {name: values[OPTIONS[name]] for name in row.options}
+    labels = values.get("labels")
+    if labels is not None:
+        written |= {"num_labels": len(labels), "label2id": {label: index for index, label in enumerate(labels)}}
+    if head_type == "image_classification":
+        written["multilabel"] = values["problem"] == "multi_label"
+    written["head_type"] = head_type
+    found = from_adapterhub_config(written, backbone.architecture).to_dict()
+    problems = [
+        Problem(f"AdapterHub's format cannot say {name}={value!r}", why=f"it would be read as {found.get(name)!r}")
+        for name, value in values.items()
+        if found.get(name) != value
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return written
+
+
+def _head_type(config: HeadConfig, backbone: BackboneSpec) -> str:
+    if isinstance(config, ClassificationConfig):
+        if backbone.modality == "image":
+            return "image_classification"
+        return "multilabel_classification" if config.problem == "multi_label" else "classification"
+    return config.kind
+
+
+def _plain(config: HeadConfig, backbone: BackboneSpec) -> HeadConfig:
+    """The same config with what it takes from the backbone written out."""
+    reads_first = not backbone.causal and not backbone.encoder_decoder
+    if isinstance(config, ClassificationConfig) and config.pooling is None and not config.use_pooler and reads_first:
+        return replace(config, pooling="first")
+    if isinstance(config, CausalLMConfig):
+        return replace(
+            config,
+            vocabulary=config.vocabulary or backbone.vocabulary,
+            embedding_size=config.embedding_size or backbone.hidden_size,
+        )
+    return config

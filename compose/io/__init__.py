@@ -1,4 +1,4 @@
-"""Files: the native format, AdapterHub's folders, and the fingerprint that tells backbones apart."""
+"""Files: the native format, AdapterHub's and PEFT's folders, and the fingerprint that tells backbones apart."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from compose.io.composition import load_composition, save_composition
 from compose.io.detect import Contents, detect
 from compose.io.fingerprint import Fingerprint
 from compose.io.load import check_backbone, read_adapter, read_composition, read_fusion, read_head
+from compose.io.modules import BackboneModules
 from compose.io.native import (
     load_adapter,
     load_fusion,
@@ -16,10 +17,12 @@ from compose.io.native import (
     save_head,
 )
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord, fusion_sites
+from compose.io.save import write_adapter, write_composition, write_fusion, write_head
 from compose.io.store import leftovers
 
 __all__ = [
     "AdapterRecord",
+    "BackboneModules",
     "CompositionRecord",
     "Contents",
     "Fingerprint",
@@ -42,4 +45,8 @@ __all__ = [
     "save_composition",
     "save_fusion",
     "save_head",
+    "write_adapter",
+    "write_composition",
+    "write_fusion",
+    "write_head",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from compose.errors import FileError
 from compose.io.store import View
 
 Kind = Literal["adapter", "fusion", "head", "composition"]
-Format = Literal["native", "adapterhub"]
+Format = Literal["native", "adapterhub", "peft"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 SIGNS: tuple[tuple[str, Format, Kind], ...] = (
     ("composition.json", "native", "composition"),
@@ -45,7 +46,7 @@ def detect(folder: str | Path) -> Contents:
     """What a folder holds, and in whose format.
 
     Raises:
-        FileError: nothing that can be read, with what was found; a PEFT folder; or one thing in two formats.
+        FileError: nothing that can be read, with what was found; or one thing in two formats.
     """
     view = View(folder)
     kinds: dict[Kind, Format] = {}
@@ -53,13 +54,11 @@ def detect(folder: str | Path) -> Contents:
         if not view.has(sign):
             continue
         if sign == "adapter_config.json" and _is_peft(view):
-            raise FileError(
-                "a PEFT folder: these cannot be read yet",
-                where=str(view.path),
-                why="adapter_config.json has a 'peft_type'",
-            )
+            form = "peft"  # both call their config so
         if kinds.get(kind, form) != form:
-            raise FileError(f"holds one {kind} in our format and one in AdapterHub's", where=str(view.path))
+            raise FileError(
+                f"holds one {kind} in the {kinds[kind]} format and one in the {form} format", where=str(view.path)
+            )
         kinds[kind] = form
     if not kinds:
         found = _listing(view.path)

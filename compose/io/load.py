@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from compose.errors import FileError, Problem
-from compose.io import adapterhub, composition, native
+from compose.io import adapterhub, composition, native, peft
 from compose.io.detect import expect
 from compose.io.fingerprint import Fingerprint
+from compose.io.modules import BackboneModules
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
 from compose.specs import BackboneSpec
 
@@ -22,8 +23,9 @@ def read_adapter(
     fingerprint: Fingerprint | None = None,
     allow_backbone: bool = False,
     subtract_projection: bool | None = None,
+    modules: BackboneModules | None = None,
 ) -> AdapterRecord:
-    """An adapter from a folder in our format or AdapterHub's.
+    """An adapter from a folder in our format, AdapterHub's or PEFT's.
 
     Args:
         folder: the folder.
@@ -33,6 +35,7 @@ def read_adapter(
         fingerprint: that of the backbone; without one the saved fingerprint is not looked at.
         allow_backbone: take it although it was made for another backbone.
         subtract_projection: True for NoReFT, False for DiReFT: AdapterHub's files of the two are the same.
+        modules: the names of the backbone's modules, which PEFT's files are read by.
 
     Raises:
         FileError: missing, damaged, not supported, or for another backbone.
@@ -41,6 +44,14 @@ def read_adapter(
     if form == "adapterhub":
         return adapterhub.read_adapter(view, backbone, name, with_head, subtract_projection)
     adapterhub.check_unasked(subtract_projection, str(folder))
+    if form == "peft":
+        if modules is None:
+            raise FileError(
+                "a PEFT folder is read by the names of a backbone's modules",
+                where=str(view.path),
+                hint="model.load_adapter(folder)",
+            )
+        return peft.read_adapter(view, modules, name, with_head)
     record = native.load_adapter(folder, name, with_head)
     saved = [record.fingerprint, *([record.head.fingerprint] if record.head else [])]
     check_backbone(saved, fingerprint, str(folder), allow_backbone)
@@ -80,16 +91,21 @@ def read_head(
 
 
 def read_composition(
-    folder: str | Path, fingerprint: Fingerprint | None = None, allow_backbone: bool = False
+    folder: str | Path,
+    fingerprint: Fingerprint | None = None,
+    allow_backbone: bool = False,
+    backbone: BackboneSpec | None = None,
 ) -> CompositionRecord:
-    """A composition from a folder in our format; see `read_adapter`."""
+    """A composition from a folder in our format, or AdapterHub's, which needs the `backbone`; see `read_adapter`."""
     view, form = expect(folder, "composition")
     if form == "adapterhub":
-        raise FileError(
-            "an AdapterHub setup is not read as a whole",
-            where=str(view.path),
-            hint="load its adapters, fusions and heads one by one, and its expression with read_setup",
-        )
+        if backbone is None:
+            raise FileError(
+                "an AdapterHub setup does not say which backbone it is for",
+                where=str(view.path),
+                hint="compose.load_plan(folder, model=...)",
+            )
+        return adapterhub.read_composition(view, backbone)
     record = composition.load_composition(folder)
     saved = [each.fingerprint for each in record.adapters.values()]
     saved += [each.fingerprint for each in record.fusions.values()]

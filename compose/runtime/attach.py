@@ -130,7 +130,7 @@ def load_plan(
             hint="leave `precision` out, or `model`",
         )
     if model is None:
-        source = io.load_composition(folder).backbone
+        source = io.read_composition(folder).backbone
         if source is None:
             raise BackboneError(
                 "the folder does not say which backbone it is for",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compose import io
+from compose.backbones.paths import linear_paths, older_paths
 from compose.dsl import Expression, Fuse, as_expression, fuses, leaves, own_name
 from compose.errors import FileError, Problem, RegistryError
 from compose.heads.build import build_head
@@ -30,23 +32,39 @@ def fingerprint(model: Model) -> io.Fingerprint:
     return io.Fingerprint.of(model.spec, original_parameters(model))
 
 
-def save_adapter(model: Model, name: str, folder: str | Path, with_head: bool) -> None:
+def modules_of(model: Model) -> io.BackboneModules:
+    """The names of a model's modules, for other libraries' files."""
+    backbone = model.backbone
+    return io.BackboneModules(
+        model.spec,
+        names=frozenset(name for name, _ in backbone.named_modules()),
+        linears=linear_paths(backbone, model.hooks.anatomy),
+        older=older_paths(model.hooks.anatomy),
+        prefix=str(getattr(backbone, "base_model_prefix", "")),
+        transposed=any(type(module).__name__ == "Conv1D" for module in backbone.modules()),
+        tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
+    )
+
+
+def save_adapter(
+    model: Model, name: str, folder: str | Path, with_head: bool, form: str, options: Mapping[str, Any]
+) -> None:
     """Writes an adapter, with the head of its name if asked for."""
-    io.save_adapter(adapter_record(model, name, with_head), folder)
+    io.write_adapter(adapter_record(model, name, with_head), folder, modules_of(model), form, **options)
 
 
-def save_fusion(model: Model, fuse: Fuse | str, folder: str | Path) -> None:
+def save_fusion(model: Model, fuse: Fuse | str, folder: str | Path, form: str) -> None:
     """Writes a fusion."""
     name = fuse if isinstance(fuse, str) and fuse in model.fusions else own_name(as_expression(fuse)) or ""
-    io.save_fusion(_fusion_record(model, name), folder)
+    io.write_fusion(_fusion_record(model, name), folder, modules_of(model), form)
 
 
-def save_head(model: Model, name: str, folder: str | Path) -> None:
+def save_head(model: Model, name: str, folder: str | Path, form: str) -> None:
     """Writes a head."""
-    io.save_head(_head_record(model, name), folder)
+    io.write_head(_head_record(model, name), folder, modules_of(model), form)
 
 
-def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
+def save_plan(model: Model, expression: Expression, folder: str | Path, form: str) -> None:
     """Writes an expression with everything that it names; heads that do not exist are left out."""
     record = CompositionRecord(
         expression,
@@ -55,7 +73,7 @@ def save_plan(model: Model, expression: Expression, folder: str | Path) -> None:
         heads={name: _head_record(model, name) for name in heads_of(expression) if name in model.heads},
         backbone=model.source,
     )
-    io.save_composition(record, folder)
+    io.write_composition(record, folder, modules_of(model), form)
 
 
 def adapter_record(model: Model, name: str, with_head: bool) -> AdapterRecord:
@@ -80,8 +98,16 @@ def load_adapter(
     subtract_projection: bool | None = None,
 ) -> str:
     """Loads an adapter, with its head if asked for."""
-    own = fingerprint(model)
-    record = io.read_adapter(folder, model.spec, name, with_head, own, allow_backbone, subtract_projection)
+    record = io.read_adapter(
+        folder,
+        model.spec,
+        name,
+        with_head,
+        fingerprint(model),
+        allow_backbone,
+        subtract_projection,
+        modules_of(model),
+    )
     if with_head and record.head is None:
         raise FileError("there is no head beside the adapter", where=str(folder), hint="with_head=False")
     keep_adapter(model, record)
@@ -104,7 +130,7 @@ def load_head(model: Model, folder: str | Path, name: str | None, allow_backbone
 
 def load_composition(model: Model, folder: str | Path, allow_backbone: bool) -> Expression:
     """Takes everything that a saved plan names, all of it or nothing; returns its expression."""
-    record = io.read_composition(folder, fingerprint(model), allow_backbone)
+    record = io.read_composition(folder, fingerprint(model), allow_backbone, model.spec)
     finished: list[Finished] = []
     finished += [(model.adapters, name, _adapter(model, found)) for name, found in record.adapters.items()]
     finished += [(model.fusions, name, fusion_from(model, found)) for name, found in record.fusions.items()]

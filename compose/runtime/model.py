@@ -324,9 +324,11 @@ class Model(nn.Module):
 
     # files
 
-    def save_adapter(self, name: str, folder: str | Path, with_head: bool = False) -> None:
-        """Writes an adapter, and the head of its name with it if asked for, in the native format."""
-        files.save_adapter(self, name, folder, with_head)
+    def save_adapter(
+        self, name: str, folder: str | Path, with_head: bool = False, format: str = "native", **options: Any
+    ) -> None:
+        """Writes an adapter, and its head if asked for: `native`, `adapterhub` or `peft`; see `io.write_adapter`."""
+        files.save_adapter(self, name, folder, with_head, format, options)
 
     def load_adapter(
         self,
@@ -336,7 +338,7 @@ class Model(nn.Module):
         allow_backbone: bool = False,
         subtract_projection: bool | None = None,
     ) -> str:
-        """Loads an adapter, ours or AdapterHub's, told apart by itself; all of it or nothing.
+        """Loads an adapter, ours, AdapterHub's or PEFT's, told apart by itself, all of it or nothing; returns its name.
 
         Args:
             folder: where it is.
@@ -345,26 +347,23 @@ class Model(nn.Module):
             allow_backbone: load it although it was made for another backbone.
             subtract_projection: True for NoReFT, False for DiReFT, which AdapterHub's files do not tell apart.
 
-        Returns:
-            Its name.
-
         Raises:
             FileError: if it is damaged, incomplete or made for another backbone.
             RegistryError: if the name is taken.
         """
         return files.load_adapter(self, folder, name, with_head, allow_backbone, subtract_projection)
 
-    def save_fusion(self, fuse: Fuse | str, folder: str | Path) -> None:
+    def save_fusion(self, fuse: Fuse | str, folder: str | Path, format: str = "native") -> None:
         """Writes a fusion's weights; `fuse` is the block or the fusion's own name."""
-        files.save_fusion(self, fuse, folder)
+        files.save_fusion(self, fuse, folder, format)
 
     def load_fusion(self, folder: str | Path, name: str | None = None, allow_backbone: bool = False) -> str:
         """Loads a fusion, ours or AdapterHub's; returns its name. Raises as `load_adapter`."""
         return files.load_fusion(self, folder, name, allow_backbone)
 
-    def save_head(self, name: str, folder: str | Path) -> None:
+    def save_head(self, name: str, folder: str | Path, format: str = "native") -> None:
         """Writes a head."""
-        files.save_head(self, name, folder)
+        files.save_head(self, name, folder, format)
 
     def load_head(self, folder: str | Path, name: str | None = None, allow_backbone: bool = False) -> str:
         """Loads a head, ours or AdapterHub's; returns its name. Raises as `load_adapter`."""

@@ -250,9 +250,9 @@ class RunnablePlan:
         outputs = self.plan.outputs if chosen is None else [self.plan.outputs[index] for index in chosen]
         return [self._head(output) for output in outputs]
 
-    def save(self, folder: Any) -> None:
-        """Writes the composition as one folder: expression, adapters, fusions, heads."""
-        files.save_plan(self.model, self.expression, folder)
+    def save(self, folder: Any, format: str = "native") -> None:
+        """Writes the composition as one folder: expression, adapters, fusions, heads; `native` or `adapterhub`."""
+        files.save_plan(self.model, self.expression, folder, format)
 
     def _after_step(self) -> None:
         """Advances what depends on the training step: the temperature of fusions that have one."""

@@ -48,7 +48,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [(), ("run",), ("predict",), ("explain",), ("recipe",), ("recipe", "cp"), ("adapter", "merge")]
+    "verb",
+    [(), ("run",), ("predict",), ("explain",), ("convert",), ("recipe",), ("recipe", "cp"), ("adapter", "merge")],
 )
 def test_every_verb_has_help(verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*verb, "--help") == 0

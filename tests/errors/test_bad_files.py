@@ -156,7 +156,7 @@ FILES: dict[str, Mistake] = {
     "a fusion for an adapter": Mistake(lambda m, f: m.load_adapter(f / "fusion"), FileError, ("fusion",)),
     "an adapter for a fusion": Mistake(lambda m, f: m.load_fusion(f / "adapter"), FileError, ("adapter",)),
     "a plan for an adapter": Mistake(lambda m, f: m.load_adapter(f / "plan"), FileError, ("composition",)),
-    "a PEFT folder": Mistake(load_adapter(peft), FileError, ("a PEFT folder",)),
+    "a PEFT folder": Mistake(load_adapter(peft), FileError, ("'base_model.model.x.lora_A.weight' has no place",)),
     "an AdapterHub folder of another architecture": Mistake(
         load_adapter(lambda f: adapterhub(f, model_type="gpt2")),
         FileError,

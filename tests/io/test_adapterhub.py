@@ -538,5 +538,5 @@ def test_setups(tmp_path: Path) -> None:
     for bad in ({"type": "MultiTask", "children": []}, {"type": "Stack"}, 3, single("../x"), deep):
         with pytest.raises(FileError, match=r"adapter_setup\.json"):
             read(bad)
-    with pytest.raises(FileError, match="one by one"):
+    with pytest.raises(FileError, match="model="):
         read_composition(tmp_path)

@@ -222,7 +222,7 @@ def test_detection(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="PEFT"):
         read_adapter(tmp_path / "b", backbone())
     (tmp_path / "a" / "adapter_config.json").write_text("{}")
-    with pytest.raises(FileError, match="in our format and one in AdapterHub's"):
+    with pytest.raises(FileError, match="in the native format and one in the adapterhub format"):
         read_adapter(tmp_path / "a", backbone())
 
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 import compose
 from compose.dsl import Expression, Fuse, fuses, name_problem, own_name
-from compose.errors import ConfigError
+from compose.errors import ConfigError, FileError
 from compose.heads.head import Head
 from compose.methods.bottleneck.spec import NON_LINEARITIES
 from compose.runtime.model import Model
 from compose.runtime.regimes import heads_of
 from compose.specs import NAME
 from tests import tiny
-from tests.laws.worlds import LAYERS, batch, planned, settings_of, states, world
+from tests.laws.worlds import LAYERS, batch, close, planned, settings_of, states, world
 
 ARCHITECTURES = ("bert", "gpt2", "t5", "vit")
 SOME = settings(max_examples=max(1, settings().max_examples // 8))  # these write, read and sync files
@@ -158,6 +158,30 @@ def test_adapters(
         if head is not None:
             assert same_head(second.heads[each], head)
     assert second.heads.names == ((name, other) if with_head else ())
+
+
+@SOME
+@given(st.sampled_from(ARCHITECTURES), adapters(), names, st.integers(0, 99), st.sampled_from(["adapterhub", "peft"]))
+def test_formats_of_others(
+    architecture: str, drawn: tuple[str, dict[str, Any]], name: str, seed: int, form: str
+) -> None:
+    """What another library's format takes computes the same when it comes back; what it cannot say is an error."""
+    (first, second), (method, options) = map(emptied, pair(architecture)), drawn
+    try:
+        tiny.randomize(first.add_adapter(name, method, **options), seed)
+    except ConfigError:
+        assume(False)
+    inputs = batch(architecture, padded=True)
+    with TemporaryDirectory() as one, TemporaryDirectory() as two:
+        try:
+            first.save_adapter(name, one, format=form)
+        except FileError:
+            assert not files(one)
+            return
+        assert second.load_adapter(one, name) == name
+        close(states(second.plan(name), inputs), states(first.plan(name), inputs))
+        second.save_adapter(name, two, format=form)
+        assert files(two).keys() == files(one).keys()
 
 
 def same_head(found: Head, expected: Head) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from compose.errors import FileError
 from compose.specs import LAYER, BackboneSpec
 
 Kind = Literal[
@@ -60,11 +61,13 @@ class ArchitectureKeys:
         stacks: its stacks.
         feed_forward_swapped: `intermediate_lora` means the last map of the feed-forward block there, and
             `output_lora` the first.
+        model_class: AdapterHub's class with heads; a head is loaded into no other.
     """
 
     prefixes: tuple[str, ...]
     stacks: tuple[StackKeys, ...]
     feed_forward_swapped: bool = False
+    model_class: str = ""
 
 
 class Place(NamedTuple):
@@ -85,6 +88,20 @@ class Place(NamedTuple):
     parameter: str
 
 
+class Home(NamedTuple):
+    """Where weights lie.
+
+    Args:
+        path: what stands before their kind: the prefix and the module, up to a dot.
+        kind: what they are weights of.
+        sites: their site; several for a fused map, in the order of its rows.
+    """
+
+    path: str
+    kind: Kind
+    sites: tuple[str, ...]
+
+
 _SHARED = re.compile(r"shared_parameters\.([^.]+)\.(.+)")
 
 
@@ -94,8 +111,9 @@ def _linears(attention: str, projections: str, **feed_forward: str) -> dict[str,
     return {**attn, feed_forward["first"]: "ffn.in", feed_forward["last"]: "ffn.out"}
 
 
-def _bert(prefix: str) -> ArchitectureKeys:
+def _bert(prefix: str, model_class: str) -> ArchitectureKeys:
     return ArchitectureKeys(
+        model_class=model_class,
         prefixes=(prefix,),
         stacks=(
             StackKeys(
@@ -120,9 +138,10 @@ def _t5_feed_forward(index: int) -> dict[str, str | tuple[str, ...]]:
 
 
 KEYS: Mapping[str, ArchitectureKeys] = {
-    "bert": _bert("bert."),
-    "roberta": _bert("roberta."),
+    "bert": _bert("bert.", "BertAdapterModel"),
+    "roberta": _bert("roberta.", "RobertaAdapterModel"),
     "distilbert": ArchitectureKeys(
+        model_class="DistilBertAdapterModel",
         prefixes=("distilbert.",),
         stacks=(
             StackKeys(
@@ -134,6 +153,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "gpt2": ArchitectureKeys(
+        model_class="GPT2AdapterModel",
         prefixes=("transformer.",),
         stacks=(
             StackKeys(
@@ -149,6 +169,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "llama": ArchitectureKeys(
+        model_class="LlamaAdapterModel",
         prefixes=("model.",),
         stacks=(
             StackKeys(
@@ -161,6 +182,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         feed_forward_swapped=True,
     ),
     "t5": ArchitectureKeys(
+        model_class="T5AdapterModel",
         prefixes=("transformer.",),
         stacks=(
             StackKeys(
@@ -178,6 +200,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
         ),
     ),
     "vit": ArchitectureKeys(
+        model_class="ViTAdapterModel",
         prefixes=("vit.",),
         stacks=(
             StackKeys(
@@ -192,16 +215,18 @@ KEYS: Mapping[str, ArchitectureKeys] = {
 
 
 @dataclass(frozen=True)
-class KeyReader:
-    """Reads the keys of one backbone.
+class KeyTable:
+    """The keys of one backbone: reads and writes them.
 
     Args:
         keys: the table of its architecture.
         backbone: its spec.
+        modules: the names of its modules, which tell between several that could be meant; for writing.
     """
 
     keys: ArchitectureKeys
     backbone: BackboneSpec
+    modules: frozenset[str] = frozenset()
     _first: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -209,6 +234,23 @@ class KeyReader:
         for layer in self.backbone.layers:
             first.setdefault(layer.stack, layer.index)
         object.__setattr__(self, "_first", first)
+
+    @classmethod
+    def of(cls, backbone: BackboneSpec, where: str, modules: frozenset[str] = frozenset()) -> KeyTable:
+        """The table for a backbone.
+
+        Raises:
+            FileError: AdapterHub's keys for its architecture are not known; names `where`.
+        """
+        keys = KEYS.get(backbone.architecture)
+        if keys is None:
+            raise FileError(
+                f"there are no folders of AdapterHub's for backbones of architecture '{backbone.architecture}'",
+                where=where,
+                got=backbone.architecture,
+                legal=tuple(KEYS),
+            )
+        return cls(keys, backbone, modules)
 
     def read(self, key: str) -> Place | str:
         """Where the tensor of a key belongs.
@@ -250,3 +292,44 @@ class KeyReader:
                     name, _, parameter = rest.removeprefix(start).partition(".")
                     return Place(layer, (site,) if isinstance(site, str) else site, kind, name, parameter)
         return "no adapter, LoRA or fusion can be there"
+
+    def home(self, layer: int, site: str, kinds: Iterable[Kind]) -> Home | None:
+        """Where the weights of a site lie.
+
+        Args:
+            layer: index of the layer, through encoder, then decoder; -1 at the embeddings.
+            site: name of the site.
+            kinds: what of is looked for; the first that can lie there counts.
+
+        Returns:
+            None if nothing of these kinds can act at the site.
+        """
+        find = self._embedded if (layer, site) == self.backbone.embed_key else self._inside
+        homes = (find(layer, site, kind) for kind in kinds)
+        return next((home for home in homes if home is not None), None)
+
+    @property
+    def shared(self) -> Home:
+        """Where the weights lie that all parts of an adapter share."""
+        return Home(self.keys.prefixes[0], "shared_parameters", ("",))
+
+    def _embedded(self, layer: int, site: str, kind: Kind) -> Home | None:
+        # It has prompts of encoders alone.
+        encoder = all(stack.stack == "encoder" for stack in self.keys.stacks)
+        if kind not in EMBEDDED or (kind == "prompt_tunings" and not encoder):
+            return None
+        stack = "encoder." if self.backbone.encoder_decoder else ""
+        return Home(f"{self.keys.prefixes[0]}{stack}{EMBEDDED[kind].removesuffix(f'{kind}.')}", kind, (site,))
+
+    def _inside(self, layer: int, site: str, kind: Kind) -> Home | None:
+        if kind not in KINDS:
+            return None
+        stack = next(each for each in self.keys.stacks if each.stack == self.backbone.layers[layer].stack)
+        layer_path = f"{stack.layers}.{layer - self._first[stack.stack]}"
+        found: list[tuple[str, tuple[str, ...]]] = []
+        for parent, named in stack.parents(kind).items():
+            sites = (named,) if isinstance(named, str) else named
+            if site in sites:
+                found.append((f"{layer_path}.{parent}", sites))
+        there = [row for row in found if row[0] in self.modules]
+        return next((Home(f"{self.keys.prefixes[0]}{path}.", kind, sites) for path, sites in there or found), None)

@@ -8,27 +8,27 @@ from compose.errors import FileError, Problem
 from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.tensors import SHARED_PREFIX
 
+_RULE = (("phm_rule", "rule.whole"), ("phm_rule_left", "rule.left"), ("phm_rule_right", "rule.right"))
 OWN = (
-    (r"b", "bias"),
-    (r"W", "factors.whole"),
-    (r"W_(left|right)", r"factors.\1"),
-    (r"phm_rule", "rule.whole"),
-    (r"phm_rule_(left|right)", r"rule.\1"),
+    ("b", "bias"),
+    ("W", "factors.whole"),
+    ("W_left", "factors.left"),
+    ("W_right", "factors.right"),
+    *_RULE,
 )
 """A map's own weights; they lie where a plain map's do."""
 
 SHARED = (
-    (r"W_(down|up)", r"\1.whole"),
-    (r"W_(down|up)_(left|right)", r"\1.\2"),
-    (r"phm_rule", "rule.whole"),
-    (r"phm_rule_(left|right)", r"rule.\1"),
+    *((f"W_{which}", f"{which}.whole") for which in ("down", "up")),
+    *((f"W_{which}_{side}", f"{which}.{side}") for which in ("down", "up") for side in ("left", "right")),
+    *_RULE,
 )
 """What all maps of an adapter have in common."""
 
 
 def rows(norm: bool) -> tuple[tuple[str, str], ...]:
     """The names of the two maps' weights; `norm`: a LayerNorm stands before the first of them."""
-    prefixes = ((rf"adapter_down\.{int(norm)}\.", "down."), (r"adapter_up\.", "up."))
+    prefixes = ((f"adapter_down.{int(norm)}.", "down."), ("adapter_up.", "up."))
     return tuple((start + name, ours + own) for start, ours in prefixes for name, own in OWN)
 
 

@@ -53,21 +53,21 @@ def check_unasked(subtract_projection: bool | None, where: str) -> None:
 
 
 def reft_rows(config: ReftConfig) -> tuple[tuple[str, str], ...]:
-    """AdapterHub's names of weights as patterns, and ours; those of an orthogonal projection are made one later."""
+    """AdapterHub's names of weights and ours, as `names.py` has them; an orthogonal projection has two there."""
     found: list[tuple[str, str]] = []
     for number, unit in enumerate(config.units):
-        theirs, ours = rf"units\.{number}\.", f"units.{unit}."
+        theirs, ours = f"units.{number}.", f"units.{unit}."
         found += [
-            (rf"{theirs}learned_source\.(weight|bias)", rf"{ours}source.\1"),
-            (rf"{theirs}non_linearity\.f\.(\w+)", rf"{ours}activation.\1"),
+            (f"{theirs}learned_source.*", f"{ours}source.*"),
+            (f"{theirs}non_linearity.f.**", f"{ours}activation.**"),
         ]
         if config.orthogonality:
             found += [
-                (rf"{theirs}projection\.parametrizations\.weight\.(original)", rf"{ours}projection.\1"),
-                (rf"{theirs}projection\.parametrizations\.weight\.0\.(base)", rf"{ours}projection.\1"),
+                (f"{theirs}projection.parametrizations.weight.original", f"{ours}projection.original"),
+                (f"{theirs}projection.parametrizations.weight.0.base", f"{ours}projection.base"),
             ]
         else:
-            found.append((rf"{theirs}projection\.(weight)", rf"{ours}projection.\1"))
+            found.append((f"{theirs}projection.weight", f"{ours}projection.weight"))
     return tuple(found)
 
 
@@ -103,6 +103,34 @@ def plain_projections(placed: Mapping[str, Tensor], where: str) -> dict[str, Ten
     if problems:
         raise FileError(problems)
     return plain
+
+
+def parametrized_projections(placed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same backwards: weights in which each orthogonal projection is the two tensors that `_projection` reads.
+
+    Args:
+        placed: weights by canonical name; projections have orthonormal rows.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in placed.items():
+        start = name.removesuffix(".weight")
+        if not name.endswith(".projection.weight"):
+            found[name] = tensor
+            continue
+        rank, width = tensor.shape
+        # For a square one exp(0) is the identity. Else the reflections have zeros below the diagonal: they turn the
+        # first r axes around, and so do the signs.
+        found[f"{start}.original"] = -torch.eye(rank, width, dtype=tensor.dtype)
+        found[f"{start}.base"] = tensor if rank == width else _completed(tensor.mT)
+    return found
+
+
+def _completed(columns: Tensor) -> Tensor:
+    """Orthonormal columns [h, r], and as many more as make an orthogonal matrix [h, h] of them."""
+    whole = columns.new_zeros(columns.shape[0], columns.shape[0], dtype=torch.float64)
+    whole[:, : columns.shape[1]] = columns
+    whole[:, columns.shape[1] :] = torch.linalg.qr(columns.double(), mode="complete").Q[:, columns.shape[1] :]
+    return whole.to(columns.dtype)
 
 
 def _projection(original: Tensor, base: Tensor) -> Tensor:

@@ -1,0 +1,38 @@
+"""What other libraries' files need to know of a backbone besides its spec: how its modules are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor
+
+from compose.specs import BackboneSpec
+
+Linears = Mapping[str, tuple[int, tuple[str, ...]]]
+"""Linear maps by the path of their module: the layer and the site; several sites, in order, for a fused map."""
+
+NONE: Linears = MappingProxyType({})
+
+
+class BackboneModules(NamedTuple):
+    """The modules of a backbone by name.
+
+    Args:
+        spec: its spec.
+        names: of all its modules.
+        linears: its linear maps.
+        older: its linear maps under the names that other versions of transformers give them.
+        prefix: what transformers calls it inside a model with a head (`bert`).
+        transposed: its maps are transformers' `Conv1D`, which keep their weights transposed.
+        tied: its input embeddings, [vocabulary, width], where its vocabulary heads share them.
+    """
+
+    spec: BackboneSpec
+    names: frozenset[str] = frozenset()
+    linears: Linears = NONE
+    older: Linears = NONE
+    prefix: str = ""
+    transposed: bool = False
+    tied: Tensor | None = None

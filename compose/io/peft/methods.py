@@ -1,0 +1,57 @@
+"""PEFT's methods and ours: one row for each, with the two ways between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from compose.io.modules import BackboneModules
+from compose.io.peft import lora
+from compose.io.records import AdapterRecord
+from compose.methods.config import Config
+
+Weights = dict[str, dict[str, Tensor]]
+"""By the path of a module in the backbone (empty: the model itself), then by the name of the weight there."""
+
+
+class Method(NamedTuple):
+    """A row of `METHODS`.
+
+    Args:
+        peft_type: PEFT's name of the method.
+        ours: the name of our method.
+        leaves: the names of the weights at a module, in keys.
+        read: from (PEFT's config, weights, modules, the file for errors) to our config, and tensors by canonical name.
+        write: from (the adapter, modules, what errors call it) to PEFT's config, and weights.
+        when: flags of PEFT's config that must be on, where several methods of ours are one of PEFT's.
+    """
+
+    peft_type: str
+    ours: str
+    leaves: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], Weights, BackboneModules, str], tuple[Config, dict[str, Tensor]]]
+    write: Callable[[AdapterRecord, BackboneModules, str], tuple[dict[str, Any], Weights]]
+    when: tuple[str, ...] = ()
+
+
+METHODS: tuple[Method, ...] = (Method("LORA", "lora", tuple(lora.LEAVES), lora.read, lora.write),)
+"""Where several rows fit, the first counts."""
+
+
+def method_read(config: Mapping[str, Any]) -> Method | None:
+    """The row for a config of PEFT's, None if it is of no method that is read."""
+    return next(
+        (
+            row
+            for row in METHODS
+            if row.peft_type == config.get("peft_type") and all(config.get(flag) for flag in row.when)
+        ),
+        None,
+    )
+
+
+def method_written(ours: str) -> Method | None:
+    """The row for a method of ours, None if PEFT's format has none."""
+    return next((row for row in METHODS if row.ours == ours), None)

@@ -1,0 +1,83 @@
+"""The cases: presets and options, compositions and heads, each on the architectures that AdapterHub takes it on.
+
+A method is a row of `ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from compose import BatchSplit, Fuse, Parallel, Stack
+from compose.dsl import Expression
+from tests import tiny
+
+ALL = tuple(tiny.CONFIGS)
+
+
+class AdapterCase(NamedTuple):
+    """An adapter alone.
+
+    Args:
+        preset: a preset or method of ours.
+        options: that differ from it.
+        architectures: where it is tried.
+    """
+
+    preset: str
+    options: Mapping[str, Any]
+    architectures: tuple[str, ...] = ALL
+
+
+class HeadCase(NamedTuple):
+    """An adapter with a head."""
+
+    kind: str
+    options: Mapping[str, Any]
+    architectures: tuple[str, ...]
+
+
+ADAPTERS: Mapping[str, AdapterCase] = {
+    "seq_bn": AdapterCase("seq_bn", {}),
+    "double_seq_bn": AdapterCase("double_seq_bn", {}),
+    "par_bn": AdapterCase("par_bn", {}),
+    "scaled_par_bn": AdapterCase("scaled_par_bn", {}),
+    "adapter_plus": AdapterCase("adapter_plus", {"stochastic_depth": 0.0}),
+    "norms": AdapterCase("seq_bn", {"ln_before": True, "ln_after": True, "residual_before_ln": False}),
+    "post_add": AdapterCase("seq_bn", {"residual_before_ln": "post_add"}, ("bert", "roberta", "distilbert")),
+    "gated": AdapterCase("double_seq_bn", {"use_gating": True, "scaling": "channel"}),
+    "factors": AdapterCase("seq_bn", {"reduction_factor": {"0": 4, "default": 8}}),
+    "size": AdapterCase("seq_bn", {"bottleneck_size": 5, "leave_out": [0]}),
+    "cross": AdapterCase("seq_bn", {"cross_adapter": True}, ("t5",)),
+    "prelu": AdapterCase("seq_bn", {"non_linearity": "prelu"}, ("bert", "gpt2")),
+    "lora": AdapterCase("lora", {"alpha": 16}),
+    "lora_all": AdapterCase(
+        "lora", {"attn_matrices": ["q", "k", "v"], "intermediate_lora": True, "output_lora": True, "r": 3}
+    ),
+    "lora_gated": AdapterCase("lora", {"use_gating": True, "attn_matrices": ["k"], "leave_out": [1]}),
+    "lora_ffn": AdapterCase("lora", {"selfattn_lora": False, "intermediate_lora": True}),
+}
+
+COMPOSITIONS: Mapping[str, tuple[Expression, tuple[str, ...]]] = {
+    "stack": (Stack("a", "d"), ALL),
+    "fuse": (Fuse("a", "b"), ALL),
+    "fuse_double": (Fuse("d", "e"), ALL),
+    "stack_fuse": (Stack("c", Fuse("a", "b")), ALL),
+    "parallel": (Parallel("a", "b"), ALL),
+    "batch_split": (BatchSplit("a", "b", sizes=[1, 2]), ("bert", "gpt2")),
+}
+"""Over adapters a, b, c with one bottleneck a layer, and d, e with two."""
+
+ENCODERS = ("bert", "roberta", "distilbert")
+CAUSAL = ("gpt2", "llama")
+
+HEADS: Mapping[str, HeadCase] = {
+    "classification": HeadCase("classification", {"labels": 3, "layers": 2}, ENCODERS),
+    "pooler": HeadCase("classification", {"use_pooler": True, "activation": None}, ("bert",)),
+    "causal": HeadCase("classification", {"pooling": "adapterhub", "layers": 2}, CAUSAL),
+    "regression": HeadCase("regression", {"bias": False}, ENCODERS),
+    "multi_label": HeadCase("multi_label", {"labels": ["x", "y", "z"], "activation": "relu"}, ENCODERS),
+    "tagging": HeadCase("tagging", {"labels": 5, "layers": 2}, (*ENCODERS, *CAUSAL)),
+    "causal_lm": HeadCase("causal_lm", {"layers": 2, "bias": True}, CAUSAL),
+    "images": HeadCase("image_classification", {"labels": 4}, ("vit",)),
+}

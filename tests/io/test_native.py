@@ -68,6 +68,7 @@ def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
     overrides: dict[str, Any] = {
         "lora": {"leave_out": (1,), "r": 3},
         "layer_aggregation": {"leave_out": (1,)},
+        "reft": {"layers": (1,), "non_linearity": "relu"},
         "bottleneck": {"reduction_factor": {"0": 2, "default": 4}},
     }[PRESETS[preset].method]
     record = AdapterRecord("a", make_config(preset, **overrides), draw({"0.ffn.x": (2,)}))

@@ -61,7 +61,7 @@ def _mask(given: Mapping[str, Any], prefix: str, cached: bool) -> Tensor | None:
 
 def row_tokens(frame: Frame, stack: str, states: Tensor) -> RowTokens:
     """Where in its row each token of a stack's states stands; made once a call."""
-    key = ("tokens", stack, states.shape[1])
+    key = ("tokens", stack)
     if key not in frame.scratch:
         mask = frame.masks.get(stack)
         if mask is not None and mask.shape[0] != frame.batch:  # one row for all

@@ -71,6 +71,7 @@ def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
         "prefix_tuning": {"leave_out": (1,), "prefix_length": 3},
         "bitfit": {"leave_out": (1,), "selfattn": ("q", "norm")},
         "compacter": {"phm_dim": 2, "bottleneck_sizes": {"0.ffn": 4}},
+        "reft": {"layers": (1,), "non_linearity": "relu"},
         "bottleneck": {"reduction_factor": {"0": 2, "default": 4}},
     }[PRESETS[preset].method]
     record = AdapterRecord("a", make_config(preset, **overrides), draw({"0.ffn.x": (2,)}))

@@ -27,6 +27,7 @@ _PUBLIC = {
     "compose.runtime.agreement": ("agreement",),
     "compose.runtime.attach": ("attach", "load", "load_plan"),
     "compose.runtime.model": ("Model",),
+    "compose.runtime.sharing": ("share_factors", "unshare_factors"),
     "compose.train.collator": ("TaskCollator",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

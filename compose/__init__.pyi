@@ -14,6 +14,8 @@ from compose.runtime.attach import attach as attach
 from compose.runtime.attach import load as load
 from compose.runtime.attach import load_plan as load_plan
 from compose.runtime.model import Model as Model
+from compose.runtime.sharing import share_factors as share_factors
+from compose.runtime.sharing import unshare_factors as unshare_factors
 from compose.train.collator import TaskCollator as TaskCollator
 
 __version__: str

@@ -31,6 +31,7 @@ class DoraPart(LinearPart):
         shared: what the increment's parts share, if anything.
     """
 
+    reads_output = True
     shareable: ClassVar[tuple[str, ...]] = ("update.a", "update.b")
     update_type: ClassVar[type[LowRankPart]] = LoraPart
     config: DoraConfig | DvoraConfig

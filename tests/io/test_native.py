@@ -68,6 +68,7 @@ def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
     overrides: dict[str, Any] = {
         "lora": {"leave_out": (1,), "r": 3},
         "layer_aggregation": {"leave_out": (1,)},
+        "prompt_tuning": {"prompt_length": 3, "combine": "prefix_after_bos"},
         "bottleneck": {"reduction_factor": {"0": 2, "default": 4}},
     }[PRESETS[preset].method]
     record = AdapterRecord("a", make_config(preset, **overrides), draw({"0.ffn.x": (2,)}))

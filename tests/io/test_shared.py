@@ -28,7 +28,7 @@ ROOTS = [root for root in (HERE, SHARED / "golden") if root.is_dir()]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 
 UNSUPPORTED = {
-    "adapter": re.compile(r"PHM|invertible|IA3|VeRA|DoRA|prefix tuning|prompt tuning|ReFT|union of methods|MTL-LoRA"),
+    "adapter": re.compile(r"PHM|IA3|VeRA|DoRA|prefix tuning|ReFT|union of methods|MTL-LoRA"),
     "head": re.compile(r"heads of type '(question_answering|masked_lm|dependency_parsing)'"),
 }
 
@@ -59,9 +59,9 @@ def supported(folder: Path, kind: str) -> bool:
     config = json.loads((folder / name).read_text())["config"]
     if kind == "head":
         return config["head_type"] in ("classification", "tagging", "causal_lm", "image_classification")
-    if config.get("architecture", "lora") != "lora":
+    if config.get("architecture", "lora") not in ("lora", "prompt_tuning"):
         return False
-    refused = ("phm_layer", "inv_adapter", "use_dora", "vera_d")
+    refused = ("phm_layer", "use_dora", "vera_d")
     return not any(config.get(key) for key in refused) and config.get("composition_mode", "add") == "add"
 
 

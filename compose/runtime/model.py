@@ -114,8 +114,7 @@ class Model(nn.Module):
             ConfigError: if an option is unknown or out of range.
         """
         self.adapters.require_free(name)
-        adapter = Adapter(name, make_config(config, **options), self.spec)
-        start_from_text(self, adapter)
+        adapter = start_from_text(self, Adapter(name, make_config(config, **options), self.spec))
         self.register(self.adapters, name, adapter)
         return adapter
 
@@ -147,8 +146,9 @@ class Model(nn.Module):
             (layer, site): self.spec.layers[layer].sites[site].width_out
             for layer, site in sorted(fusion_sites(block, self.vocabulary))
         }
-        made = make_fusion_config(config, **options)
-        fusion = Fusion(name, made, widths, attention_dropout(self.config), leaves(block))
+        fusion = Fusion(
+            name, make_fusion_config(config, **options), widths, attention_dropout(self.config), leaves(block)
+        )
         self.register(self.fusions, name, fusion)
         return fusion
 

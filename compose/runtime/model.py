@@ -146,9 +146,8 @@ class Model(nn.Module):
             (layer, site): self.spec.layers[layer].sites[site].width_out
             for layer, site in sorted(fusion_sites(block, self.vocabulary))
         }
-        fusion = Fusion(
-            name, make_fusion_config(config, **options), widths, attention_dropout(self.config), leaves(block)
-        )
+        made = make_fusion_config(config, **options)
+        fusion = Fusion(name, made, widths, attention_dropout(self.config), leaves(block))
         self.register(self.fusions, name, fusion)
         return fusion
 
@@ -325,8 +324,7 @@ class Model(nn.Module):
 
         def own(tensor: Tensor) -> Tensor:
             made: Tensor = fn(tensor)
-            fits = made.dtype == dtype or not made.is_floating_point()
-            return made if fits else tensor.to(made.device, dtype)
+            return made if made.dtype == dtype or not made.is_floating_point() else tensor.to(made.device, dtype)
 
         for modules in (self.adapters, self.fusions, self.heads):
             modules._apply(own)

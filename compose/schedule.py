@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from compose.graph.graph import Graph
-from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
+from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step, added_tokens
 from compose.specs import BackboneSpec, Closing, LayerSpec
 
 
@@ -83,6 +83,7 @@ class _Scheduler:
             training=training,
             given=self._given(states) if aggregates else (),
             memory=memory,
+            added_tokens=added_tokens(self.programs.get(self.backbone.embed_key)),
             starts=tuple(starts.get(branch) for branch in range(branch_count)),
         )
 

@@ -133,7 +133,7 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     found = []
     if plan.embedding is not None:
         found.append(_outside(plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
-        batch = replace(batch, tokens=batch.tokens + plan.added_tokens)
+        batch = replace(batch, tokens=batch.tokens + plan.added_tokens[1])
     for layer, rows in zip(plan.backbone.layers, plan.layers, strict=True):
         classes, cost = rows.classes, Cost()
         sites: list[tuple[str, tuple[str, ...]]] = []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
     from compose.runtime.lengths import Longer
+    from compose.runtime.longer import Entrance
     from compose.runtime.rows import Chain
 
 
@@ -32,6 +33,7 @@ class Frame:
         kept: where what each layer is given is kept by its index, and by their number what the last one
             hands on; None if nobody asked.
         folds: products of fusions that were made beforehand, for compiled code.
+        entrance: how the backbone is entered after its embeddings, where prompts make rows longer.
         longer: where prompts made rows longer, what the layers begin with; they have acted then.
     """
 
@@ -43,6 +45,7 @@ class Frame:
     attention: dict[tuple[str, int, str], list[Tensor]] | None = None
     kept: dict[int, Tensor] | None = None
     folds: Mapping[FoldKey, Folded] = field(default_factory=dict)
+    entrance: Entrance | None = None
     longer: Longer | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)

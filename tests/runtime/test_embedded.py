@@ -329,6 +329,20 @@ def test_compiled() -> None:
     torch.compiler.reset()
 
 
+def test_fewer_tasks() -> None:
+    """Also such as no prompt is left for."""
+    model, inputs = model_of("bert"), tiny.inputs("bert", 3, 6, padded=True)
+    expression = Parallel("prompt", "after", "nice", "a")
+    for name in ("prompt", "after", "nice", "a"):
+        tiny.randomize(model.add_head(name, "tagging", labels=["x", "y"]), 3)
+    with torch.no_grad():
+        whole = model.plan(expression)(**inputs)
+        for tasks in (["after"], ["nice", "prompt"], ["a"], ["nice", "a"]):
+            found = model.plan(expression)(**inputs, tasks=tasks)
+            for task in tasks:
+                close(found[task].logits, whole[task].logits)
+
+
 def test_rows_of_a_batch_split() -> None:
     model, inputs = model_of("bert"), tiny.inputs("bert", 3, 6, padded=True)
     found = states(model, BatchSplit("prompt", Stack("after", "nice"), None, sizes=[1, 1, None]), inputs)

@@ -40,11 +40,20 @@ class Entrance:
     Args:
         backbone: the backbone.
         anatomy: of it.
+
+    Raises:
+        BackboneError: if its table does not say how.
     """
 
     def __init__(self, backbone: nn.Module, anatomy: Anatomy) -> None:
         self.takes_mask = MASK in inspect.signature(backbone.forward).parameters
-        self.words_only = not anatomy.table.entry  # its embeddings are nothing but those of words
+        self.words_only = not anatomy.table.entry
+        if self.words_only and not anatomy.table.words_only:
+            raise BackboneError(
+                f"prompts cannot be put among the embeddings of {type(backbone).__name__}",
+                why="its table does not say how the layers are entered after the embeddings",
+                hint="a BackboneTable with an entry, as {'embeddings': 'states'}",
+            )
         self.embeddings, self.following = _embedding(backbone), backbone
         if not self.words_only:
             results = {"states": _states, "nothing": _nothing, "unchanged": _unchanged}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from compose.backbones.resolve import TABLES
 from compose.dsl import Average, BatchSplit, Drop, Expression, Fuse, Parallel, Route, Split, Stack
-from compose.errors import CompileError, ConfigError, InputError
+from compose.errors import BackboneError, CompileError, ConfigError, InputError
 from compose.methods.invertible.module import InvertiblePart
+from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from tests import tiny
+from tests.defects.cases import differ
 from tests.laws.worlds import close
 
 PROMPT = 3
@@ -327,6 +331,16 @@ def test_compiled() -> None:
             expected = plan.states(**inputs).last_hidden_state
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
+
+
+def test_a_table_without_an_entry_takes_no_prompts() -> None:
+    table = replace(TABLES["bert"][0], entry={})
+    model = attach(tiny.backbone("bert"), table=table)
+    model.add_adapter("prompt", "prompt_tuning")
+    tiny.randomize(model.add_adapter("nice", "seq_bn_inv"))
+    assert differ(states(model, "nice", tiny.inputs()), states(model, None, tiny.inputs()))
+    with pytest.raises(BackboneError, match="prompts cannot be put among the embeddings of BertModel"):
+        model.plan("prompt")
 
 
 def test_fewer_tasks() -> None:

@@ -233,6 +233,8 @@ def _notes(plan: Plan, names: tuple[str, ...], batch: _Batch) -> tuple[str, ...]
     found = []
     if batch.tasks:
         found.append(f"the rows are taken to be routed to the {batch.tasks} tasks in equal numbers")
+    if plan.added_tokens[1]:
+        found.append(f"prompts make rows up to {plan.added_tokens[1]} tokens longer in the layers")
     merged: dict[int, list[str]] = {}
     for name, branch in zip(names, plan.branches, strict=True):
         if branch is not None:

@@ -307,6 +307,7 @@ def test_what_it_costs(architecture: str, text: str) -> None:
     tokens, decoder = (17, None) if architecture == "vit" else (16, 14 if architecture == "t5" else None)
     found = plan.explain(3, tokens, decoder)
     assert found.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert any("tokens longer in the layers" in note for note in found.notes)
     assert plan.trunk == 0 and "the embeddings' output" in str(found) and "after the embeddings" in found.mermaid()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compose.graph.graph import PLAIN, STARTS, Graph
-from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
+from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step, added_tokens
 from compose.specs import LAYER, BackboneSpec, Closing, LayerSpec, SiteSpec
 
 
@@ -105,6 +105,7 @@ class _Scheduler:
             training=training,
             given=self._given(states) if aggregates else (),
             memory=memory,
+            added_tokens=added_tokens(self.programs.get(self.backbone.embed_key)),
             starts=tuple(starts.get(branch) for branch in range(branch_count)),
         )
 

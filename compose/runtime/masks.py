@@ -29,7 +29,7 @@ def masks_of(plan: Plan, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
     """
     if all(site != LAYER for _, site in plan.programs):
         return {}
-    if plan.added_tokens != plan.added_tokens_least:
+    if plan.added_tokens[0] != plan.added_tokens[1]:
         raise InputError(
             "ReFT in one batch with prompts of different lengths",
             why="it counts a row's tokens, of which some rows would have more than others",

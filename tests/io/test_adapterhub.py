@@ -224,8 +224,7 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ({**BOTTLENECK, "phm_layer": True, "phm_dim": 0}, "phm_dim must be"),
-        ({**BOTTLENECK, "inv_adapter": "nice"}, "invertible adapters: not supported"),
-        ({**BOTTLENECK, "inv_adapter": "nice", "phm_layer": True}, "invertible"),
+        ({**BOTTLENECK, "inv_adapter": "real_nvp"}, "inv_adapter must be"),
         ({**BOTTLENECK, "colour": "red"}, "colour"),
         ({**BOTTLENECK, "scaling": "loud"}, "scaling"),
         ({**BOTTLENECK, "non_linearity": "nothing"}, "non_linearity"),
@@ -241,6 +240,7 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
         ({**LORA, "architecture": "mtl_lora", "composition_mode": "scale"}, "MTL-LoRA with composition_mode"),
         ({**LORA, "architecture": "mtl_lora", "use_dora": True, "vera_d": 0.1}, "(?s)MTL-LoRA with DoRA.*with VeRA"),
         ({**LORA, "architecture": "mtl_lora", "weights_sharpness": 0}, "weights_sharpness must be"),
+        ({"architecture": "prompt_tuning", "combine": "suffix"}, "combine must be"),
         ({"architecture": "union", "configs": []}, "a union of methods is not supported"),
         ({"architecture": "magic"}, "no architecture 'magic'"),
         ({"architecture": ["lora"]}, "no architecture"),
@@ -286,7 +286,8 @@ def test_options_that_are_read(tmp_path: Path) -> None:
         ("bert.encoder.layer.0.output.adapters.a.extra.weight", "gives it no 'extra.weight'"),
         ("bert.encoder.layer.0.output.adapters.a.adapter_norm_after.w", "gives it no"),
         ("bert.encoder.layer.0.output.dense.loras.a.lora_A", "one of 'loras'"),
-        ("bert.invertible_adapters.a.F.0.weight", "no such module"),
+        ("bert.invertible_adapters.a.F.0.weight", "one of 'invertible_adapters'"),
+        ("bert.prompt_tuning.prompt_tunings.a.prompt_embedding.weight", "one of 'prompt_tunings'"),
         ("lm_head.weight", "no such module"),
     ],
 )
@@ -384,13 +385,12 @@ def test_files_without_a_version(tmp_path: Path) -> None:
     write_adapterhub(tmp_path, {**config, "non_linearity": "gelu_orig"}, tensors, version=...)
     record = read_adapter(tmp_path, backbone())
     assert isinstance(record.config, BottleneckConfig) and record.config.non_linearity == "gelu"
-    write_adapterhub(tmp_path, config, tensors)
-    with pytest.raises(FileError, match="invertible"):
-        read_adapter(tmp_path, backbone())
-    tensors["bert.invertible_lang_adapters.a.F.0.weight"] = torch.ones(2)
-    write_adapterhub(tmp_path, config, tensors, version=...)
-    with pytest.raises(FileError, match="invertible"):
-        read_adapter(tmp_path, backbone())
+    tensors["bert.invertible_lang_adapters.a.F.0.weight"] = torch.ones(2, 4)
+    write_adapterhub(tmp_path, {**config, "non_linearity": "relu"}, tensors, version=...)
+    record = read_adapter(tmp_path, backbone())
+    assert isinstance(record.config, BottleneckConfig)
+    assert (record.config.inv_adapter, record.config.inv_adapter_reduction_factor) == ("nice", 2)
+    assert torch.equal(record.tensors["-1.embed.first.down.weight"], torch.ones(2, 4))
 
 
 @pytest.mark.parametrize(

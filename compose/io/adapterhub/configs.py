@@ -193,7 +193,8 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
         options["inv_adapter"] = old.get("block_type")
         options["inv_adapter_reduction_factor"] = old.get("reduction_factor")
     unversioned = "version" not in content
-    if (unversioned or content.get("type") == "text_task") and "invertible_adapters" not in parts:
+    inverted = {"invertible_adapters", "invertible_lang_adapters"} & parts
+    if (unversioned or content.get("type") == "text_task") and not inverted:
         # Old task adapters declare an invertible part that only language adapters had.
         options.pop("inv_adapter", None)
     if unversioned and isinstance(options.get("non_linearity"), str):

@@ -185,7 +185,7 @@ def attend(
             hint="load the backbone with attn_implementation='sdpa' or 'eager'",
         )
     function = core.eager if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
-    prefix = run_prefixes(frame, frame.programs[core.key], input)
+    prefix = run_prefixes(frame, frame.programs[core.key], input, key.shape[1] * key.shape[3])
     queries, keys = query.shape[2], key.shape[2]
     if attention_mask is None and implementation == "sdpa" and queries > 1:
         # It sees to causality itself where there is no mask, but would count the virtual tokens as the row's first.

@@ -172,7 +172,7 @@ def attend(
     frame = running.frame
     assert frame is not None, "the configuration names this function only within a call"
     core, input = frame.scratch.pop(_ACTING)
-    implementation = module.config.original._attn_implementation  # type: ignore[union-attr]
+    implementation = core.module.config.original._attn_implementation
     functions = {"eager": core.eager, "sdpa": ALL_ATTENTION_FUNCTIONS["sdpa"]}
     function = functions.get(implementation)
     if function is None:

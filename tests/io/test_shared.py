@@ -28,7 +28,7 @@ ROOTS = [root for root in (HERE, SHARED / "golden") if root.is_dir()]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 
 UNSUPPORTED = {
-    "adapter": re.compile(r"PHM|invertible|IA3|VeRA|DoRA|prefix tuning|prompt tuning|ReFT|union of methods|MTL-LoRA"),
+    "adapter": re.compile(r"PHM|invertible|IA3|VeRA|DoRA|prompt tuning|ReFT|union of methods|MTL-LoRA"),
     "head": re.compile(r"heads of type '(question_answering|masked_lm|dependency_parsing)'"),
 }
 
@@ -59,6 +59,8 @@ def supported(folder: Path, kind: str) -> bool:
     config = json.loads((folder / name).read_text())["config"]
     if kind == "head":
         return config["head_type"] in ("classification", "tagging", "causal_lm", "image_classification")
+    if config.get("architecture") == "prefix_tuning":
+        return True
     if config.get("architecture", "lora") != "lora":
         return False
     refused = ("phm_layer", "inv_adapter", "use_dora", "vera_d")

@@ -19,6 +19,11 @@ class _Line:
     closes: dict[SiteKey, int] = field(default_factory=dict)
     embeds: dict[int, int] = field(default_factory=dict)
 
+    def end(self, layer: LayerSpec) -> int:
+        """The state that a layer hands on."""
+        exits = [(layer.index, site.name) for site in layer.sublayers[-1].exits]
+        return next(self.closes[key] for key in reversed(exits) if key in self.closes)
+
 
 class _Station(NamedTuple):
     """A site from which states leave.
@@ -74,10 +79,10 @@ class _Scheduler:
             earlier = _gathered(earlier, gather)
             repeats = {count: sources for count, sources in earlier.items() if count != len(gather)}
             earlier[len(gather)] = tuple(range(len(gather)))
-            states = _Classes(line.closes[layer.index, stations[-1].site] for line in self.lines)
+            states = _Classes(line.end(layer) for line in self.lines)
             unfolds = self._layer_programs(layer, stations, parts, states)
             layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
-            leaving = [parts[0].of[self._first_part(node, stations)] for node in states.nodes]
+            leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
             earlier = _gathered(earlier, leaving)
         classes = len(states)
         ends = self._after_layers(states)
@@ -109,13 +114,13 @@ class _Scheduler:
 
     def _given(self, ends: _Classes) -> tuple[tuple[int, ...], ...]:
         """For each layer and each class at the end of the layers the class at the layer's input."""
-        outputs = [(layer.index, self._stations(layer)[-1].site) for layer in self.backbone.layers]
-        last = {line.closes[outputs[-1]]: line for line in self.lines}
+        layers = self.backbone.layers
+        last = {line.end(layers[-1]): line for line in self.lines}
         inputs = [_Classes(line.embeds[0] for line in self.lines)]
-        inputs += [_Classes(line.closes[key] for line in self.lines) for key in outputs[:-1]]
+        inputs += [_Classes(line.end(layer) for line in self.lines) for layer in layers[:-1]]
         found = []
         for number, classes in enumerate(inputs):
-            nodes = [last[end].closes[outputs[number - 1]] if number else last[end].embeds[0] for end in ends.nodes]
+            nodes = [last[end].end(layers[number - 1]) if number else last[end].embeds[0] for end in ends.nodes]
             found.append(tuple(classes.of[node] for node in nodes))
         return tuple(found)
 
@@ -230,10 +235,10 @@ class _Scheduler:
             node = self.graph.inputs(node)[0]
         return node
 
-    def _first_part(self, close: int, stations: list[_Station]) -> int:
+    def _first_part(self, close: int, layer: LayerSpec) -> int:
         """The part with which the way to a layer's last state entered the layer."""
         node = self._root(close)
-        for _ in stations[1:]:
+        while self.graph.operation(node).site != layer.sublayers[0].name:
             node = self._root(self._state(node))
         return node
 

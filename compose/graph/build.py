@@ -6,7 +6,7 @@ from compose.dsl import Branch, Expression, branches, leaves, outputs
 from compose.graph.check import check
 from compose.graph.graph import Graph, Operation
 from compose.graph.sites import SiteBuilder, Vocabulary
-from compose.specs import LayerSpec, SiteSpec, SubLayerSpec
+from compose.specs import LayerSpec, SubLayerSpec
 
 
 def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
@@ -17,13 +17,13 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     """
     parted = branches(expression)
     check(expression, vocabulary)
-    anywhere = set().union(*(vocabulary.adapters[name].by_site for name in leaves(expression)))
-    aggregates = vocabulary.backbone.states_key in anywhere
+    acted = frozenset(key for name in leaves(expression) for key in vocabulary.adapters[name].by_site)
+    aggregates = vocabulary.backbone.states_key in acted
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
-        state = _through_layers(graph, branch, state, vocabulary, anywhere)
+        state = _through_layers(graph, branch, state, acted, vocabulary)
         graph.states[number] = _over_layers(graph, branch, state, vocabulary) if aggregates else state
     for number, branch in enumerate(parted):
         for output in outputs(branch):
@@ -33,8 +33,9 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
 
 
 def _through_layers(
-    graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary, anywhere: set[tuple[int, str]]
+    graph: Graph, branch: Branch, state: int, acted: frozenset[tuple[int, str]], vocabulary: Vocabulary
 ) -> int:
+    """Through all layers; `acted` are the sites at which any branch's adapters act."""
     touched = set().union(*(vocabulary.adapters[name].by_site for name in leaves(branch.expression)))
     stack = vocabulary.backbone.layers[0].stack if vocabulary.backbone.layers else ""
     for layer in vocabulary.backbone.layers:
@@ -44,17 +45,21 @@ def _through_layers(
         for sublayer in layer.sublayers:
             state = _through_sublayer(graph, branch, layer, sublayer, state, touched, vocabulary)
             for site in sublayer.exits[1:]:
-                if (layer.index, site.name) in anywhere:
-                    state = _after_norm(graph, branch, layer, site, state, vocabulary)
+                if (layer.index, site.name) in acted:
+                    state = _on_state(graph, branch, "norm", (layer.index, site.name), state, vocabulary)
     return state
 
 
 def _over_layers(graph: Graph, branch: Branch, state: int, vocabulary: Vocabulary) -> int:
-    """After the layers: what acts on the states of all of them. A branch in which nothing does hands its own on."""
-    layer, site = vocabulary.backbone.states_key
-    node = graph.add(Operation("states", layer, site), [state])
-    result = SiteBuilder(graph, vocabulary, layer, site).act(branch.expression, node)
-    return graph.add(Operation("close", layer, site, detail=(result.closing,)), [result.node])
+    """After the layers: what acts on the states of all of them."""
+    return _on_state(graph, branch, "states", vocabulary.backbone.states_key, state, vocabulary)
+
+
+def _on_state(graph: Graph, branch: Branch, kind: str, key: tuple[int, str], state: int, vocabulary: Vocabulary) -> int:
+    """What acts on a state itself. A branch in which nothing does hands its own on."""
+    node = graph.add(Operation(kind, *key), [state])
+    result = SiteBuilder(graph, vocabulary, *key).act(branch.expression, node)
+    return graph.add(Operation("close", *key, detail=(result.closing,)), [result.node])
 
 
 def _through_sublayer(
@@ -80,12 +85,3 @@ def _through_sublayer(
         builder = SiteBuilder(graph, vocabulary, layer.index, sublayer.name)
         node, closing, _ = builder.act(branch.expression, node)
     return graph.add(Operation("close", layer.index, sublayer.name, detail=(closing,)), [node])
-
-
-def _after_norm(
-    graph: Graph, branch: Branch, layer: LayerSpec, site: SiteSpec, state: int, vocabulary: Vocabulary
-) -> int:
-    """What acts on the state that a closing LayerNorm gives. A branch in which nothing does hands it on."""
-    node = graph.add(Operation("norm", layer.index, site.name), [state])
-    result = SiteBuilder(graph, vocabulary, layer.index, site.name).act(branch.expression, node)
-    return graph.add(Operation("close", layer.index, site.name, detail=(result.closing,)), [result.node])

@@ -45,6 +45,12 @@ SITES: dict[str, tuple[str, dict[str, Any]]] = {
     "ffn.out": lora(output_lora=True),
 }
 
+NORMS = {"attn.norm": "selfattn", "cross.attn.norm": "crossattn", "ffn.norm": "ffn"}
+SITES |= {
+    site: ("bitfit", {name: ["norm"] if name == field else [] for name in NORMS.values()})
+    for site, field in NORMS.items()
+}
+
 BLOCKS: dict[str, Callable[[Expression], Expression]] = {
     "Stack": lambda x: Stack(x, BESIDE),
     "Stack, last": lambda x: Stack(BESIDE, x),
@@ -90,6 +96,10 @@ def test_cells(architecture: str, block: str) -> None:
             continue
         assert {key[1] for key in made.adapters.specs[site].by_site} == {site}
         expression = build(site)
+        if block == "Fuse" and not made.adapters.specs[site].fusible:
+            with pytest.raises(CompileError, match=f"'{site}' cannot be fused"):
+                made.plan(expression)
+            continue
         if block == "Fuse":
             if "f" in made.fusions:
                 made.delete_fusion("f")

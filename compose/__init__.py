@@ -30,6 +30,7 @@ _PUBLIC = {
     "compose.runtime.model": ("Model",),
     "compose.runtime.pruning": ("prune_fusion",),
     "compose.runtime.sparsity": ("prune_neurons", "sparsify"),
+    "compose.runtime.sharing": ("share_factors", "unshare_factors"),
     "compose.train.collator": ("TaskCollator",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -16,6 +16,8 @@ from compose.runtime.attach import load_plan as load_plan
 from compose.runtime.merging import merge_adapters as merge_adapters
 from compose.runtime.model import Model as Model
 from compose.runtime.pruning import prune_fusion as prune_fusion
+from compose.runtime.sharing import share_factors as share_factors
+from compose.runtime.sharing import unshare_factors as unshare_factors
 from compose.runtime.sparsity import prune_neurons as prune_neurons
 from compose.runtime.sparsity import sparsify as sparsify
 from compose.train.collator import TaskCollator as TaskCollator

@@ -7,7 +7,6 @@ batch, branch-major: rows are `classes` x batch, a class being the branches that
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from compose.dsl import Expression
 from compose.graph.graph import Graph, Operation
@@ -109,6 +108,7 @@ class Plan:
         entry: for each class at the decoder's input the class of the encoder's output that it reads.
         memory: for each class at the decoder's input the class at the input of the encoder's first layer.
         starts: for each branch its class at the first layer's input, None for a branch that was pruned.
+        added_tokens: how many tokens prompts add to the shortest and to the longest rows.
         branches: for each branch its class among those that heads read, None for a branch that was pruned.
         classes: number of classes at the end of the layers.
         outputs: the outputs asked for, in order.
@@ -130,21 +130,12 @@ class Plan:
     given: tuple[tuple[int, ...], ...] = ()
     memory: tuple[int, ...] = (0,)
     starts: tuple[int | None, ...] = ()
+    added_tokens: tuple[int, int] = (0, 0)
 
     @property
     def embedding(self) -> SiteProgram | None:
         """What runs on the embeddings' output before the layers, if anything does."""
         return self.programs.get(self.backbone.embed_key)
-
-    @cached_property
-    def added_tokens(self) -> int:
-        """How many tokens prompts add to the longest rows."""
-        return max(most for _, most in _added(self.embedding)) if self.embedding is not None else 0
-
-    @cached_property
-    def added_tokens_least(self) -> int:
-        """How many they add to the shortest."""
-        return min(least for least, _ in _added(self.embedding)) if self.embedding is not None else 0
 
     @property
     def aggregation(self) -> SiteProgram | None:
@@ -162,8 +153,10 @@ class Plan:
         return tuple(output.task for output in self.outputs)
 
 
-def _added(program: SiteProgram) -> list[tuple[int, int]]:
-    """How many tokens the rows of each class that goes out of a program have more than before: least and most."""
+def added_tokens(program: SiteProgram | None) -> tuple[int, int]:
+    """How many tokens rows have more after a program than before, the least and the most; None: nothing acts."""
+    if program is None:
+        return (0, 0)
     added = dict.fromkeys(range(program.classes), (0, 0))
     for step in program.steps:
         for operation, inputs, output in zip(step.operations, step.inputs, step.outputs, strict=True):
@@ -172,4 +165,5 @@ def _added(program: SiteProgram) -> list[tuple[int, int]]:
             read = inputs[1:] if operation.kind == "average" else inputs
             least, most = zip(*(added[register] for register in read), strict=True)
             added[output] = own + min(least), own + max(most)
-    return [added[register] for register in program.results]
+    least, most = zip(*(added[register] for register in program.results), strict=True)
+    return min(least), max(most)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from compose.graph.graph import PLAIN, STARTS, Graph
-from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step
+from compose.plan import LayerRows, Output, Plan, SiteKey, SiteProgram, Step, added_tokens
 from compose.specs import LAYER, BackboneSpec, Closing, LayerSpec, SiteSpec
 
 
@@ -21,8 +21,12 @@ class _Line:
 
     def end(self, layer: LayerSpec) -> int:
         """The state that a layer hands on."""
-        last = (LAYER, *(site.name for site in reversed(layer.sublayers[-1].exits)))
-        return next(self.closes[layer.index, site] for site in last if (layer.index, site) in self.closes)
+        return self.closes.get((layer.index, LAYER), self.inside(layer))
+
+    def inside(self, layer: LayerSpec) -> int:
+        """The state that leaves the last sub-layer."""
+        exits = [(layer.index, site.name) for site in layer.sublayers[-1].exits]
+        return next(self.closes[key] for key in reversed(exits) if key in self.closes)
 
 
 class _Station(NamedTuple):
@@ -81,7 +85,7 @@ class _Scheduler:
             earlier = _gathered(earlier, gather)
             repeats = {count: sources for count, sources in earlier.items() if count != len(gather)}
             earlier[len(gather)] = tuple(range(len(gather)))
-            states = _Classes(line.closes[layer.index, stations[-1].site] for line in self.lines)
+            states = _Classes(line.inside(layer) for line in self.lines)
             unfolds = self._layer_programs(layer, stations, parts, states)
             states = self._on_states((layer.index, LAYER), states)
             layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
@@ -105,6 +109,7 @@ class _Scheduler:
             training=training,
             given=self._given(states) if aggregates else (),
             memory=memory,
+            added_tokens=added_tokens(self.programs.get(self.backbone.embed_key)),
             starts=tuple(starts.get(branch) for branch in range(branch_count)),
         )
 

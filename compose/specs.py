@@ -205,6 +205,7 @@ class ActingSpec:
         row_multiplies: further multiply-adds a row, whatever its tokens.
         pair_multiplies: further multiply-adds for each pair of a row's tokens.
         call_multiplies: further multiply-adds a call, whatever its rows.
+        once_multiplies: the same of all of the adapter's parts together: of what makes a prefix.
         factored: whether its increment is a product of factors, `rank` wide, that can be left unmultiplied.
         biased: whether that increment has a constant term.
         reads_weights: whether it reads the map's own weights.
@@ -226,6 +227,7 @@ class ActingSpec:
     row_multiplies: int = 0
     pair_multiplies: int = 0
     call_multiplies: int = 0
+    once_multiplies: int = 0
     factored: bool = True
     biased: bool = False
     reads_weights: bool = False

@@ -252,8 +252,16 @@ def _sublayer_spec(block: Any, table: SubLayerTable, modules: SubLayerModules, h
         memory_multiplies=memory,
         attention_width=query.width_out if query else 0,
         core=core,
-        normed=SiteSpec(f"{table.name}.norm", "norm", hidden_size, hidden_size, bias=has_bias(modules.normed)),
+        normed=_norm_site(table.name, modules.normed, hidden_size),
     )
+
+
+def _norm_site(sublayer: str, module: Any, hidden_size: int) -> SiteSpec | None:
+    """The site of what a LayerNorm gives; None if the module is none, as a table of one's own may have it."""
+    weight = getattr(module, "weight", None)
+    if weight is None or len(weight.shape) != 1:
+        return None
+    return SiteSpec(f"{sublayer}.norm", "norm", hidden_size, hidden_size, bias=has_bias(module))
 
 
 def _maps(block: Any, paths: tuple[str, ...]) -> Iterator[Any]:

@@ -41,6 +41,7 @@ _BATCH_ARGUMENTS = (
 )
 
 T5 = BackboneTable(
+    words_only=True,
     stacks=(
         StackTable(
             stack="encoder",
@@ -60,7 +61,7 @@ T5 = BackboneTable(
             ),
             batch_arguments=_BATCH_ARGUMENTS,
         ),
-    )
+    ),
 )
 
 TABLES = {"t5": (T5,)}

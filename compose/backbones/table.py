@@ -84,9 +84,12 @@ class BackboneTable:
         modality: what it reads.
         entry: the modules before the layers, and what stands in for each of them where known states are handed
             to a later layer; empty if it cannot be entered there.
+        words_only: without an entry: the first layer is given the embeddings of words and nothing else, so that
+            prompts can be put among them.
     """
 
     stacks: tuple[StackTable, ...]
     causal: bool = False
     modality: Literal["text", "image"] = "text"
     entry: Mapping[str, Entry] = field(default_factory=dict)
+    words_only: bool = False

@@ -29,7 +29,7 @@ def core_cost(program: SiteProgram, sublayer: SubLayerSpec, rows: int, tokens: i
             if operation.kind == "adapter":
                 part = vocabulary.adapters[operation.name].by_site[program.layer, program.site]
                 lengths[output] += part.rank
-                made[operation.name] = part.call_multiplies
+                made[operation.name] = part.once_multiplies
     longest = max(lengths[register] for register in program.results)
     attended = 2 * sublayer.attention_width * tokens * longest * rows * len(program.results)
     return Cost(attended + sum(made.values()))

@@ -134,7 +134,7 @@ def _layers(plan: Plan, vocabulary: Vocabulary, batch: _Batch) -> list[_Layer]:
     found = []
     if plan.embedding is not None:
         found.append(_outside(plan.embedding, 1, len(plan.embedding.results), vocabulary, batch))
-        batch = replace(batch, tokens=batch.tokens + plan.added_tokens)
+        batch = replace(batch, tokens=batch.tokens + plan.added_tokens[1])
     for layer, rows in zip(plan.backbone.layers, plan.layers, strict=True):
         classes, cost = rows.classes, Cost()
         sites: list[tuple[str, tuple[str, ...]]] = []
@@ -241,6 +241,8 @@ def _notes(plan: Plan, names: tuple[str, ...], batch: _Batch) -> tuple[str, ...]
     found = []
     if batch.tasks:
         found.append(f"the rows are taken to be routed to the {batch.tasks} tasks in equal numbers")
+    if plan.added_tokens[1]:
+        found.append(f"prompts make rows up to {plan.added_tokens[1]} tokens longer in the layers")
     merged: dict[int, list[str]] = {}
     for name, branch in zip(names, plan.branches, strict=True):
         if branch is not None:

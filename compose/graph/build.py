@@ -6,7 +6,7 @@ from compose.dsl import Branch, Expression, branches, leaves, outputs
 from compose.graph.check import check
 from compose.graph.graph import Graph, Operation
 from compose.graph.sites import SiteBuilder, Vocabulary
-from compose.specs import LAYER, LayerSpec, SiteSpec, SubLayerSpec
+from compose.specs import LAYER, LayerSpec, SubLayerSpec
 
 
 def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
@@ -50,7 +50,7 @@ def _through_layers(
             state = _through_sublayer(graph, branch, layer, sublayer, state, touched, vocabulary)
             for site in sublayer.exits[1:]:
                 if (layer.index, site.name) in acted:
-                    state = _after_norm(graph, branch, layer, site, state, vocabulary)
+                    state = _on_state(graph, branch, "norm", (layer.index, site.name), state, vocabulary)
         if (layer.index, LAYER) in acted:
             state = _on_state(graph, branch, "layer", (layer.index, LAYER), state, vocabulary)
     return state
@@ -87,12 +87,3 @@ def _through_sublayer(
         builder = SiteBuilder(graph, vocabulary, layer.index, sublayer.name)
         node, closing, _ = builder.act(branch.expression, node)
     return graph.add(Operation("close", layer.index, sublayer.name, detail=(closing,)), [node])
-
-
-def _after_norm(
-    graph: Graph, branch: Branch, layer: LayerSpec, site: SiteSpec, state: int, vocabulary: Vocabulary
-) -> int:
-    """What acts on the state that a closing LayerNorm gives. A branch in which nothing does hands it on."""
-    node = graph.add(Operation("norm", layer.index, site.name), [state])
-    result = SiteBuilder(graph, vocabulary, layer.index, site.name).act(branch.expression, node)
-    return graph.add(Operation("close", layer.index, site.name, detail=(result.closing,)), [result.node])

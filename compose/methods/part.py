@@ -130,9 +130,11 @@ class Part(nn.Module):
     Attributes:
         has_increment: whether it adds something that a fusion could weigh. A part without defines `forward`
             itself, and neither `prepare` nor `finish`.
+        reads_output: whether it reads the context's `output`, so that groups must stack it.
     """
 
     has_increment: ClassVar[bool] = True
+    reads_output: ClassVar[bool] = False
 
     def prepare(self, y: Tensor, context: Context) -> Prepared:
         """Input, residual and fusion queries of this part.

@@ -34,9 +34,6 @@ from compose.runtime.prefixes import Prefix, run_prefixes
 NAME = "compose_prefixes"
 """What our attention function is called among transformers'."""
 
-IMPLEMENTATIONS = ("eager", "sdpa")
-"""Those that take a mask for each pair of tokens, and so can be given prefixes."""
-
 _ACTING = "core"
 """Where a call's frame holds the attention that runs, from its input until it has called our function."""
 
@@ -175,17 +172,18 @@ def attend(
     frame = running.frame
     assert frame is not None, "the configuration names this function only within a call"
     core, input = frame.scratch.pop(_ACTING)
-    implementation = module.config.original._attn_implementation  # type: ignore[union-attr]
-    if implementation not in IMPLEMENTATIONS or core.eager is None:
+    implementation = core.module.config.original._attn_implementation
+    functions = {"eager": core.eager, "sdpa": ALL_ATTENTION_FUNCTIONS["sdpa"]}
+    function = functions.get(implementation)
+    if function is None:
         raise BackboneError(
             f"prefixes cannot act in the attention implementation '{implementation}'",
             where=f"layer {core.key[0]}, site '{core.key[1]}'",
             why="it takes no mask for each pair of tokens",
-            legal=IMPLEMENTATIONS,
+            legal=tuple(functions),
             hint="load the backbone with attn_implementation='sdpa' or 'eager'",
         )
-    function = core.eager if implementation == "eager" else ALL_ATTENTION_FUNCTIONS[implementation]
-    prefix = run_prefixes(frame, frame.programs[core.key], input)
+    prefix = run_prefixes(frame, frame.programs[core.key], input, key.shape[1] * key.shape[3])
     queries, keys = query.shape[2], key.shape[2]
     if attention_mask is None and implementation == "sdpa" and queries > 1:
         # It sees to causality itself where there is no mask, but would count the virtual tokens as the row's first.
@@ -199,7 +197,7 @@ def attend(
         attention_mask = _with_prefix(frame, core, attention_mask, prefix, query.dtype)
     bias = options.get("position_bias")
     if bias is not None:
-        options["position_bias"] = _position_bias(core, bias, prefix, queries, keys)
+        options["position_bias"] = _position_bias(frame, core, bias, prefix, queries)
     states = prefix.states.to(key.dtype).unflatten(3, (key.shape[1], key.shape[3])).transpose(2, 3)
     states = states.expand(-1, len(key), -1, -1, -1)
     key, value = torch.cat([states[0], key], dim=2), torch.cat([states[1], value], dim=2)
@@ -235,17 +233,23 @@ def _all_seen(query: Tensor, keys: int, additive: bool) -> Tensor:
     return torch.ones((1, 1, 1, keys), dtype=torch.bool, device=query.device)
 
 
-def _position_bias(core: Core, bias: Tensor, prefix: Prefix, queries: int, keys: int) -> Tensor:
+def _position_bias(frame: Frame, core: Core, bias: Tensor, prefix: Prefix, queries: int) -> Tensor:
     """The relative position bias with a column for each virtual token.
 
     As in AdapterHub, the virtual tokens have the first positions among the keys and the tokens those after them,
     while queries keep theirs. Padding is counted nowhere.
     """
-    length = prefix.length
+    length, keys = prefix.length, bias.shape[3]
     if core.position is None:
         return functional.pad(bias, (length, 0))
-    before = keys - queries
-    whole: Tensor = core.position.compute_bias(before + queries, length + keys)[:, :, -queries:]
+    place = ("position bias with prefix", length, queries, keys)
+    source, whole = frame.repeated.get(place, (None, None))
+    if source is not core.position:
+        # The last of all keys is that of the last query: what was read before has keys, but no queries.
+        whole = core.position.compute_bias(keys, length + keys)[:, :, -queries:]
+        if not whole.requires_grad:
+            frame.repeated[place] = (core.position, whole)
+    assert whole is not None
     if prefix.visible is None:
         return whole
     padding = length - prefix.visible.sum(1)

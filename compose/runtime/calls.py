@@ -15,6 +15,7 @@ from compose.plan import Output
 from compose.runtime.accepts import Accepts
 from compose.runtime.frame import Frame, running
 from compose.runtime.inverse import Inverse
+from compose.runtime.longer import run_through
 from compose.runtime.repeat import take_classes
 from compose.specs import BackboneSpec
 
@@ -82,7 +83,7 @@ def run_backbone(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
     before = running.frame
     running.frame = frame
     try:
-        return backbone(**given)
+        return run_through(backbone, frame, given)
     finally:
         running.frame = before
 

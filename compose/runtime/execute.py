@@ -154,15 +154,16 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
             return tensors[0].expand(count, *tensors[0].shape)
         return torch.stack(tensors)  # type: ignore[arg-type]
 
+    parts = [operation.part for operation in step.operations]
     whole = site.wholes.get(registers)
     entering = whole is not None and registers == tuple(range(count))
+    reads_output = any(part is not None and part.reads_output for part in parts)
     grouped = context._replace(
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
         input=stacked(lambda value: value.context.input, context.input if entering else None),
-        output=stacked(lambda value: value.context.output, whole if entering else None),
+        output=stacked(lambda value: value.context.output, whole if entering else None) if reads_output else None,
     )
     ys = stacked(lambda value: value.y, whole)
-    parts = [operation.part for operation in step.operations]
     result = type(parts[0]).grouped(parts, ys, grouped)  # type: ignore[arg-type,union-attr]
     site.wholes[step.outputs] = result.flatten(0, 1)
     for register, value, y in zip(step.outputs, values, result.unbind(0), strict=True):
@@ -249,7 +250,10 @@ def _split(site: SiteRun, bound: BoundOperation) -> Value:
     def take(tensor: Tensor) -> Tensor:
         return _take(tensor, dimension, index)
 
-    return Value(take(value.y), value.context.each(take))
+    y, context = take(value.y), value.context
+    if context.output is value.y:  # nothing acted before: what is taken of one is taken of the other
+        return Value(y, context._replace(output=None).each(take)._replace(output=y))
+    return Value(y, context.each(take))
 
 
 def _take(tensor: Tensor, dimension: int, index: slice | Tensor) -> Tensor:

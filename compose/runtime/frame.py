@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compose.plan import Plan, SiteKey
     from compose.runtime.bind import BoundProgram, FoldKey
     from compose.runtime.lengths import Longer
+    from compose.runtime.longer import Entrance
     from compose.runtime.rows import Chain
 
 
@@ -33,6 +34,7 @@ class Frame:
             hands on; None if nobody asked.
         folds: products of fusions that were made beforehand, for compiled code.
         masks: for each stack [rows, tokens], 0 where a token is padding; None: none is.
+        entrance: how the backbone is entered after its embeddings, where prompts make rows longer.
         longer: where prompts made rows longer, what the layers begin with; they have acted then.
     """
 
@@ -45,6 +47,7 @@ class Frame:
     kept: dict[int, Tensor] | None = None
     folds: Mapping[FoldKey, Products] = field(default_factory=dict)
     masks: Mapping[str, Tensor | None] = field(default_factory=dict)
+    entrance: Entrance | None = None
     longer: Longer | None = None
     scratch: dict[object, Any] = field(default_factory=dict)
     repeated: dict[object, tuple[Any, Any]] = field(default_factory=dict)

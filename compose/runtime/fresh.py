@@ -32,8 +32,7 @@ def add_adapter(model: Model, name: str, config: Config) -> Adapter:
         ConfigError: if the options do not fit the backbone, or the method reads weights that are packed.
     """
     model.adapters.require_free(name)
-    adapter = Adapter(name, config, model.spec)
-    start_from_text(model, adapter)
+    adapter = start_from_text(model, Adapter(name, config, model.spec))
     adapter.to(device=model.device, dtype=model.adapter_dtype)
     maps = linear_maps(model)
     reads = {(part.layer, part.site): maps[part.layer, part.site] for part in adapter.spec.parts if part.reads_weights}

@@ -7,7 +7,8 @@ its first layer on, as it is run above a trunk: with states in the place of its 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.tokens import Tokens
 from compose.plan import Plan
 from compose.runtime.execute import run_values
-from compose.runtime.frame import Frame, entered
+from compose.runtime.frame import Frame, running
 from compose.runtime.lengths import Longer, Value, joined
-from compose.runtime.trunk import TrunkStates, replaced, upper, without_embedded
+from compose.runtime.trunk import answering, replaced, without_embedded
+from compose.specs import EMBED
 
 MASK, POSITIONS = "attention_mask", "position_ids"
 
@@ -30,43 +32,125 @@ RAISED = {"distilbert": 1.0}
 """What AdapterHub adds to the scores of a prompt's tokens: its masks of this architecture are numbers to be added."""
 
 
-class _Kept(nn.Module):
-    """Stands where the layers are, and keeps what the first of them is given."""
+class Entrance:
+    """Two views of a backbone that share its modules: its embeddings alone, and what comes after them.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.states: Tensor | None = None
-
-    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        self.states = states
-        return states
-
-
-def lengthen(
-    backbone: nn.Module, anatomy: Anatomy, frame: Frame, given: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Lets prompts act on what the embeddings make of a call's inputs.
+    Made once for a plan, since compiled code can make no modules.
 
     Args:
         backbone: the backbone.
         anatomy: of it.
+
+    Raises:
+        BackboneError: if its table does not say how.
+    """
+
+    def __init__(self, backbone: nn.Module, anatomy: Anatomy) -> None:
+        self.takes_mask = MASK in inspect.signature(backbone.forward).parameters
+        self.words_only = not anatomy.table.entry
+        if self.words_only and not anatomy.table.words_only:
+            raise BackboneError(
+                f"prompts cannot be put among the embeddings of {type(backbone).__name__}",
+                why="its table does not say how the layers are entered after the embeddings",
+                hint="a BackboneTable with an entry, as {'embeddings': 'states'}",
+            )
+        self.embeddings, self.following = _embedding(backbone), backbone
+        if not self.words_only:
+            results = {"states": _states, "nothing": _nothing, "unchanged": _unchanged}
+            answers = {path: partial(answering, result=results[entry]) for path, entry in anatomy.table.entry.items()}
+            keeping: dict[str, Callable[[Any], Any]] = {anatomy.table.stacks[0].layers: _keeping}
+            if getattr(backbone, "pooler", None) is not None:
+                keeping["pooler"] = _none
+            self.embeddings, self.following = replaced(backbone, keeping), replaced(backbone, answers)
+        self._copies = [*_copies(self.embeddings, backbone), *_copies(self.following, backbone)]
+
+    def refresh(self) -> None:
+        """Takes the mode that the backbone is in by now."""
+        for copied, original in self._copies:
+            if copied.training != original.training:
+                copied.training = original.training
+
+
+def _embedding(backbone: Any) -> nn.Module:
+    found: nn.Module = backbone.get_input_embeddings()
+    return found
+
+
+def _states(*_: Any, **__: Any) -> Tensor:
+    frame = running.frame
+    assert frame is not None and frame.longer is not None
+    return frame.longer.states
+
+
+def _nothing(*_: Any, **__: Any) -> Tensor:
+    return _states().new_zeros(())
+
+
+def _unchanged(states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return states
+
+
+class _Kept(nn.Module):
+    """Stands where the layers are, and keeps what the first of them is given."""
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        frame = running.frame
+        assert frame is not None
+        frame.scratch[EMBED] = states
+        return states
+
+
+def _keeping(layers: Any) -> nn.Module:
+    return nn.ModuleList([_Kept()])
+
+
+def _none(module: Any) -> None:
+    return None
+
+
+def _copies(view: nn.Module, original: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The modules of a view that are copies, each with its original."""
+    if view is not original:
+        yield view, original
+        for name, child in view._modules.items():
+            other = original._modules[name]
+            if child is not None and other is not None and type(child) is type(other):
+                yield from _copies(child, other)
+
+
+def begins_apart(plan: Plan) -> bool:
+    """Whether a plan's embeddings run before its layers are entered.
+
+    Prompts make rows longer than masks and positions would be. Aggregation reads what was made of the embeddings,
+    which gradient checkpoints may hide from it.
+    """
+    return plan.added_tokens[1] > 0 or (plan.embedding is not None and plan.aggregation is not None)
+
+
+def run_through(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
+    """Runs a backbone in its frame, which is the running one; prompts act on what its embeddings make of the inputs.
+
+    Args:
+        backbone: the backbone.
         frame: the call; what the layers begin with is kept there.
         given: the backbone's inputs.
 
     Returns:
-        A view of the backbone that goes on from there, and its inputs.
+        The backbone's output.
 
     Raises:
         InputError: if an input does not say which tokens are padding, or comes from an earlier call.
         BackboneError: if rows differ in length and the backbone takes no mask.
     """
+    entrance = frame.entrance
+    if entrance is None:
+        return backbone(**given)
+    entrance.refresh()
     _check(given, frame.plan.backbone.encoder_decoder)
-    with entered(frame):
-        states = _embedded(backbone, anatomy, given)
-        longer = frame.longer = _longer(frame, states, given)
+    longer = frame.longer = _longer(frame, _embedded(entrance, frame, given), given)
     following = without_embedded({name: value for name, value in given.items() if name not in (MASK, "input_ids")})
     if given.get(MASK) is not None or _is_ragged(frame.plan):
-        if MASK not in inspect.signature(backbone.forward).parameters:
+        if not entrance.takes_mask:
             raise BackboneError(
                 f"{type(backbone).__name__} takes no attention mask, so that prompts of one batch must be equally long",
                 hint="prompts of one prompt_length, or a plan for each",
@@ -78,14 +162,13 @@ def lengthen(
         following[POSITIONS] = longer.tokens.positions
     if "pixel_values" not in given:
         following["inputs_embeds"] = longer.states
-    if not anatomy.table.entry:
-        return backbone, following
-    return upper(backbone, anatomy, TrunkStates(0, (longer.states,))), following
+    return entrance.following(**following)
 
 
 def _is_ragged(plan: Plan) -> bool:
     """Whether rows of one batch differ in length."""
-    return plan.added_tokens != plan.added_tokens_least
+    least, most = plan.added_tokens
+    return least != most
 
 
 def _check(given: Mapping[str, Any], encoder_decoder: bool) -> None:
@@ -104,18 +187,14 @@ def _check(given: Mapping[str, Any], encoder_decoder: bool) -> None:
         raise InputError(problems)
 
 
-def _embedded(backbone: Any, anatomy: Anatomy, given: Mapping[str, Any]) -> Tensor:
+def _embedded(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Tensor:
     """What the first layer would be given, [rows, tokens, width]."""
-    if not anatomy.table.entry:  # a backbone whose embeddings are nothing but those of words
+    if entrance.words_only:
         words: Tensor | None = given.get("inputs_embeds")
-        return backbone.get_input_embeddings()(given["input_ids"]) if words is None else words
-    kept = _Kept()
-    changes = {anatomy.table.stacks[0].layers: lambda _: nn.ModuleList([kept])}
-    if getattr(backbone, "pooler", None) is not None:
-        changes["pooler"] = lambda _: None  # type: ignore[assignment,return-value]
-    replaced(backbone, changes)(**{**given, "output_hidden_states": False, "output_attentions": False})
-    assert kept.states is not None
-    return kept.states
+        return entrance.embeddings(given["input_ids"]) if words is None else words
+    entrance.embeddings(**{**given, "output_hidden_states": False, "output_attentions": False})
+    states: Tensor = frame.scratch.pop(EMBED)
+    return states
 
 
 def _longer(frame: Frame, states: Tensor, given: Mapping[str, Any]) -> Longer:

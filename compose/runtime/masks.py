@@ -29,7 +29,7 @@ def masks_of(plan: Plan, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
     """
     if all(site != LAYER for _, site in plan.programs):
         return {}
-    if plan.added_tokens != plan.added_tokens_least:
+    if plan.added_tokens[0] != plan.added_tokens[1]:
         raise InputError(
             "ReFT in one batch with prompts of different lengths",
             why="it counts a row's tokens, of which some rows would have more than others",
@@ -61,7 +61,7 @@ def _mask(given: Mapping[str, Any], prefix: str, cached: bool) -> Tensor | None:
 
 def row_tokens(frame: Frame, stack: str, states: Tensor) -> RowTokens:
     """Where in its row each token of a stack's states stands; made once a call."""
-    key = ("tokens", stack, states.shape[1])
+    key = ("tokens", stack)
     if key not in frame.scratch:
         mask = frame.masks.get(stack)
         if mask is not None and mask.shape[0] != frame.batch:  # one row for all

@@ -19,6 +19,7 @@ from compose.errors import BackboneError, CompileError, ConfigError, InputError,
 from compose.graph.sites import Vocabulary
 from compose.methods.linear.module import LinearPart, Weights
 from compose.methods.linear_map import LinearMap
+from compose.methods.part import Part
 from compose.runtime.fresh import linear_maps
 from compose.runtime.hooks import hooks_on
 from compose.runtime.merged import UNMERGE
@@ -165,12 +166,22 @@ def _check_backbone(model: Model) -> None:
 
 
 def _unmergeable(adapter: Adapter) -> Iterator[Problem]:
-    parts = [adapter.part(acting.layer, acting.site) for acting in adapter.spec.parts]
+    parts = _parts(adapter)
     what = f"the adapter '{adapter.name}' cannot be merged"
-    if not all(isinstance(part, LinearPart) for part in parts):
+    linear = [part for part in parts if isinstance(part, LinearPart)]
+    if len(linear) < len(parts):
         yield Problem(what, why=f"{adapter.config.method} is no linear map of what it reads", hint="a plan with it")
-    elif adapter.config.to_dict().get("use_gating"):
+    elif any(part.config.use_gating for part in linear):
         yield Problem(what, why="its gate depends on the input, and a weight does not")
+
+
+def _parts(adapter: Adapter) -> list[Part]:
+    return [adapter.part(acting.layer, acting.site) for acting in adapter.spec.parts]
+
+
+def _drops(adapter: Adapter) -> bool:
+    """Whether it has dropout."""
+    return any(isinstance(part, LinearPart) and getattr(part.config, "dropout", 0.0) > 0 for part in _parts(adapter))
 
 
 def _packed(adapters: Any, maps: dict[tuple[int, str], LinearMap]) -> list[Problem]:
@@ -206,7 +217,7 @@ def _fold(model: Model, adapters: dict[str, Adapter], maps: dict[tuple[int, str]
         if bias is not None and weights.bias is not None:
             bias.copy_(weights.bias)
     merged.specs = {name: adapter.spec for name, adapter in adapters.items()}
-    merged.dropout = tuple(name for name, adapter in adapters.items() if adapter.config.to_dict().get("dropout"))
+    merged.dropout = tuple(name for name, adapter in adapters.items() if _drops(adapter))
     model.version += 1
 
 

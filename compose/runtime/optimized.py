@@ -19,6 +19,7 @@ from compose.heads.output import MultiHeadOutput
 from compose.runtime.calls import ROWS, run_backbone
 from compose.runtime.folds import foldable, folds_of
 from compose.runtime.frame import Frame, running
+from compose.runtime.longer import run_through
 from compose.runtime.masks import masks_of
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ class OptimizedPlan:
     outside of compiled code. Where an adapter that it names is replaced, it compiles again.
 
     It is for inference: what it gives has no gradients. In training mode, and where inputs ask for gradients or
-    are no tensors (`output_hidden_states`, caches), the plan itself runs; so do plans with prompts, which make rows
-    longer on their way. Heads and losses are never compiled.
+    are no tensors (`output_hidden_states`, caches), the plan itself runs. Heads and losses are never compiled.
 
     Args:
         plan: the plan.
@@ -106,7 +106,7 @@ class OptimizedPlan:
 
     def _run(self, backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
         """Runs the backbone in compiled code, in place of a plain call of it."""
-        if backbone is not self.model.backbone or frame.attention is not None or frame.longer is not None:
+        if backbone is not self.model.backbone or frame.attention is not None:
             return run_backbone(backbone, frame, given)
         key = (id(frame.programs), tuple(sorted(given)))
         if key not in self._compiled:  # the programs are kept too, so that their id stays theirs
@@ -115,7 +115,8 @@ class OptimizedPlan:
         # One mode of gradients, whatever the caller's: each would be a case of its own.
         with torch.inference_mode(False), torch.no_grad():
             try:
-                states, frame.kept = self._compiled[key][1](_any_size(given), _selections(frame, rows_of(given).device))
+                selections = _selections(frame, rows_of(given).device)
+                states, frame.kept, frame.longer = self._compiled[key][1](_any_size(given), selections)
             except TorchDynamoException as error:
                 return self._as_it_is(frame, given, error)
         if self.mode in CUDA_GRAPHS and states.last_hidden_state.is_cuda:
@@ -126,7 +127,7 @@ class OptimizedPlan:
     def _compile(self, frame: Frame) -> Callable[..., Any]:
         """A function that is traced on its first call."""
         plan, programs, owner = frame.plan, frame.programs, frame.owner
-        keeps = frame.kept is not None
+        keeps, entrance = frame.kept is not None, frame.entrance
         fusions = foldable(programs.values())
         backbone = self.model.backbone
 
@@ -134,13 +135,14 @@ class OptimizedPlan:
             rows = rows_of(given)
             kept: dict[int, Tensor] | None = {} if keeps else None
             masks = masks_of(plan, given)
-            own = Frame(plan, programs, rows.shape[0], selections, owner, None, kept, folds=folds, masks=masks)
+            call = (plan, programs, rows.shape[0], selections, owner, None, kept)
+            own = Frame(*call, folds=folds, masks=masks, entrance=entrance)
             running.frame = own
             try:
-                states = backbone(**given)
+                states = run_through(backbone, own, given)
             finally:
                 running.frame = None
-            return states, kept
+            return states, kept, own.longer
 
         # Dynamo counts what it compiles by code object, and gives up after a few: each plan has one of its own.
         copy = FunctionType(run.__code__.replace(), run.__globals__, run.__name__, None, run.__closure__)

@@ -102,17 +102,16 @@ class _CoreRun:
         return hidden
 
 
-def run_prefixes(frame: Frame, bound: BoundProgram, input: Tensor) -> Prefix:
+def run_prefixes(frame: Frame, bound: BoundProgram, input: Tensor, width: int) -> Prefix:
     """The virtual tokens of all rows of a call at one attention.
 
     Args:
         frame: the call.
         bound: the program.
         input: what the attention reads, [classes x batch, tokens, hidden].
+        width: of the attention's keys, and of its values.
     """
     program = bound.program
-    parts = (operation.part for step in bound.steps for operation in step.operations)
-    width = next(part.width for part in parts if isinstance(part, PrefixPart))
     nothing = Prefix(input.new_empty((2, 1, 0, width), dtype=bound.dtype))
     pieces = input.to(bound.dtype).chunk(program.classes)
     site = _CoreRun(frame, {index: _Value(nothing, piece) for index, piece in enumerate(pieces)})

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from compose.runtime.model import Model
 
 
-def start_from_text(model: Model, adapter: Adapter) -> None:
-    """Lets a fresh prompt begin as the embeddings of its text, if its options say so; all else stays as it is.
+def start_from_text(model: Model, adapter: Adapter) -> Adapter:
+    """A fresh adapter; if it is a prompt whose options say so, it begins as the embeddings of its text.
 
     The tokens are those that the tokenizer makes of the text, special ones included, as in AdapterHub.
 
@@ -25,7 +25,7 @@ def start_from_text(model: Model, adapter: Adapter) -> None:
     """
     config = adapter.config
     if not isinstance(config, PromptTuningConfig) or config.prompt_init != "from_string":
-        return
+        return adapter
     if model.tokenizer is None or model.spec.modality != "text":
         raise ConfigError(
             f"adapter {adapter.name!r} begins as a text, but the model has no tokenizer",
@@ -41,3 +41,4 @@ def start_from_text(model: Model, adapter: Adapter) -> None:
     for part in adapter.parts.values():
         assert isinstance(part, PromptPart)
         part.start_from(embeddings.to(part.weight))
+    return adapter

@@ -27,7 +27,7 @@ from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
 from compose.runtime.inverse import Inverse, inverses_of
-from compose.runtime.longer import lengthen
+from compose.runtime.longer import Entrance, begins_apart
 from compose.runtime.masks import masks_of
 from compose.runtime.merge import check_mode
 from compose.runtime.optimized import OptimizedPlan
@@ -70,7 +70,9 @@ class RunnablePlan:
         resolved = draw_drops(expression, None)
         self._bindings = Bindings(model, resolved, self.without)
         self._branches = branches(resolved)
-        self._outputs = self._bindings.get(False, None).plan.outputs
+        plan = self._bindings.get(False, None).plan
+        self._outputs = plan.outputs
+        self._entrance = Entrance(model.backbone, model.hooks.anatomy) if begins_apart(plan) else None
 
     def __repr__(self) -> str:
         return f"<plan of {to_text(self.expression)}>"
@@ -295,14 +297,11 @@ class RunnablePlan:
             backbone, given = upper(backbone, model.hooks.anatomy, trunk), without_embedded(given)
             if kept is not None:
                 kept.update(enumerate(trunk.states))
-        masks = masks_of(plan, given)
-        frame = Frame(plan, bound.programs, batch, selections, model.hooks, attention, kept, masks=masks)
+        entrance = self._entrance if begins_apart(plan) else None  # fewer tasks may have no prompts
+        call = (plan, bound.programs, batch, selections, model.hooks, attention, kept)
+        frame = Frame(*call, masks=masks_of(plan, given), entrance=entrance)
         model.hooks.checkpointing.prepare()
-        entering = given
-        # Aggregation reads what a prompt or an invertible part made of the embeddings, checkpoints or not.
-        if plan.added_tokens or (plan.embedding is not None and plan.aggregation is not None):
-            backbone, entering = lengthen(backbone, model.hooks.anatomy, frame, given)
-        states = self._run_backbone(backbone, frame, entering)
+        states = self._run_backbone(backbone, frame, given)
         if plan.aggregation is not None:
             aggregate(states, frame, given.get("attention_mask"))
         return states, frame, given, selected

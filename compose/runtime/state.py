@@ -23,9 +23,19 @@ def frozen_names(backbone: nn.Module, prefix: str) -> set[str]:
 
 
 def without_frozen(state: Mapping[str, Any], backbone: nn.Module, prefix: str) -> dict[str, Any]:
-    """A state without the backbone's frozen weights."""
+    """A state without the backbone's frozen weights; of weights that adapters share each has a copy.
+
+    Trainer's files hold no tensor twice.
+    """
     frozen = frozen_names(backbone, prefix)
-    return {name: value for name, value in state.items() if name not in frozen}
+    kept: dict[str, Any] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        if name not in frozen:
+            place = value.data_ptr() if isinstance(value, Tensor) and value.numel() else 0
+            kept[name] = value.clone() if place in seen and not name.startswith(prefix + "backbone.") else value
+            seen.update({place} - {0})
+    return kept
 
 
 def checked(result: Any, backbone: nn.Module, prefix: str, strict: bool) -> Any:

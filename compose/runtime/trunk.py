@@ -98,7 +98,7 @@ def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Modul
         "unchanged": lambda states, *_, **__: states,
     }
     changes: dict[str, Callable[[Any], Any]] = {
-        path: partial(_answering, result=results[entry]) for path, entry in anatomy.table.entry.items()
+        path: partial(answering, result=results[entry]) for path, entry in anatomy.table.entry.items()
     }
     changes[anatomy.table.stacks[0].layers] = lambda layers: layers[given.depth :]
     return replaced(backbone, changes)
@@ -127,7 +127,7 @@ def replaced(root: nn.Module, changes: Mapping[str, Callable[[Any], Any]]) -> nn
     return view
 
 
-def _answering(module: nn.Module, result: Callable[..., Any]) -> nn.Module:
+def answering(module: nn.Module, result: Callable[..., Any]) -> nn.Module:
     """A copy of a module that answers every call with `result`; its attributes can still be read."""
     view = copy.copy(module)
     view.__dict__["forward"] = result

@@ -52,6 +52,12 @@ TOGETHER = {"cross.attn.core": {"attn.core", "cross.attn.core"}}
 REFUSED = {"core": ("Fuse", "Average", "Split")}
 """The blocks in which nothing can stand beside an adapter of a site, by the last part of its name."""
 
+NORMS = {"attn.norm": "selfattn", "cross.attn.norm": "crossattn", "ffn.norm": "ffn"}
+SITES |= {
+    site: ("bitfit", {name: ["norm"] if name == field else [] for name in NORMS.values()})
+    for site, field in NORMS.items()
+}
+
 BLOCKS: dict[str, Callable[[Expression], Expression]] = {
     "Stack": lambda x: Stack(x, BESIDE),
     "Stack, last": lambda x: Stack(BESIDE, x),
@@ -97,7 +103,8 @@ def test_cells(architecture: str, block: str) -> None:
             continue
         assert {key[1] for key in made.adapters.specs[site].by_site} == TOGETHER.get(site, {site})
         expression = build(site)
-        if block in REFUSED.get(site.rpartition(".")[2], ()):
+        refused = block in REFUSED.get(site.rpartition(".")[2], ())
+        if refused or (block == "Fuse" and not made.adapters.specs[site].fusible):
             with pytest.raises(CompileError, match=r"cannot be fused|virtual tokens|prefix acts"):
                 made.plan(expression)
             continue

@@ -168,9 +168,9 @@ FILES: dict[str, Mistake] = {
         ("made for states of width 768, this backbone's have 16",),
     ),
     "an AdapterHub folder of a method that is not read": Mistake(
-        load_adapter(lambda f: adapterhub(f, config={"architecture": "prefix_tuning", "prefix_length": 30})),
+        load_adapter(lambda f: adapterhub(f, config={"architecture": "suffix_tuning", "length": 30})),
         FileError,
-        ("adapter_config.json", "prefix tuning is not supported yet"),
+        ("adapter_config.json", "there is no architecture 'suffix_tuning'", "'prefix_tuning'"),
     ),
     "an AdapterHub folder of too few layers": Mistake(
         load_adapter(adapterhub), FileError, ("the weight '1.ffn.down.weight'", "is missing"), problems=8

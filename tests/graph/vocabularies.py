@@ -27,6 +27,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t": ("loreft", {"r": 2, "suffix_positions": 1, "layers": [0]}),
 }
 
+UNFUSIBLE: dict[str, tuple[str, dict[str, Any]]] = {"n": ("bitfit", {"selfattn": ["norm"], "ffn": ["norm"]})}
+
 Kind = Literal["post", "pre", "both"]
 KINDS: tuple[Kind, ...] = ("post", "pre", "both")
 
@@ -61,7 +63,8 @@ def _sublayer(name: str, norm: Literal["post", "pre"]) -> SubLayerSpec:
     memory = 2 * square if name == "cross.attn" else 0
     multiplies = 2 * WIDTH * INNER if name == "ffn" else 4 * square - memory
     attention = 0 if name == "ffn" else WIDTH
-    return SubLayerSpec(SiteSpec(name, "sublayer", WIDTH, WIDTH), norm, linears, multiplies, memory, attention)
+    normed = SiteSpec(f"{name}.norm", "norm", WIDTH, WIDTH, bias=True)
+    return SubLayerSpec(SiteSpec(name, "sublayer", WIDTH, WIDTH), norm, linears, multiplies, memory, attention, normed)
 
 
 def _linear(site: str) -> SiteSpec:
@@ -70,10 +73,11 @@ def _linear(site: str) -> SiteSpec:
 
 
 def vocabulary(kind: Kind = "post", layers: int = 2, expression: Expression = None) -> Vocabulary:
-    """All of `ADAPTERS` over a backbone, and weights for the fusions of an expression."""
+    """All of `ADAPTERS` and `UNFUSIBLE` over a backbone, and weights for the fusions of an expression."""
     spec = backbone(kind, layers)
     adapters = {
-        name: make_config(method, **options).describe(name, spec) for name, (method, options) in ADAPTERS.items()
+        name: make_config(method, **options).describe(name, spec)
+        for name, (method, options) in {**ADAPTERS, **UNFUSIBLE}.items()
     }
     bare = Vocabulary(spec, adapters, {})
     fusions: dict[str, FusionSpec] = {}

@@ -224,19 +224,23 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
     ("config", "message"),
     [
         ({**BOTTLENECK, "phm_layer": True, "phm_dim": 0}, "phm_dim must be"),
-        ({**BOTTLENECK, "inv_adapter": "nice"}, "invertible adapters: not supported"),
-        ({**BOTTLENECK, "inv_adapter": "nice", "phm_layer": True}, "invertible"),
+        ({**BOTTLENECK, "inv_adapter": "real_nvp"}, "inv_adapter must be"),
         ({**BOTTLENECK, "colour": "red"}, "colour"),
         ({**BOTTLENECK, "scaling": "loud"}, "scaling"),
         ({**BOTTLENECK, "non_linearity": "nothing"}, "non_linearity"),
         ({"mh_adapter": True, "output_adapter": True}, "(?s)'reduction_factor' is missing.*'non_linearity'"),
-        ({**LORA, "composition_mode": "scale"}, "IA3"),
-        ({**LORA, "vera_d": 0.1, "vera_b": 0.0}, "VeRA"),
-        ({**LORA, "use_dora": True}, "DoRA"),
+        ({**LORA, "composition_mode": "scale", "dropout": 0.1}, "(?s)IA3.*of a rank other than 1.*IA3.*dropout"),
+        ({**LORA, "composition_mode": "scale", "r": 1, "use_dora": True}, "IA3.*with DoRA"),
+        ({**LORA, "composition_mode": "multiply"}, "composition_mode other than 'add' and 'scale'"),
+        ({**LORA, "use_dora": True, "composition_mode": "multiply"}, "composition_mode other than"),
+        ({**LORA, "vera_d": 0.1, "vera_b": None}, "vera_b must be a finite number"),
+        ({**LORA, "init_weights": "ia3"}, "init_weights other than"),
         ({**LORA, "dtype": "int8"}, "dtype"),
         ({**LORA, "r": 0}, "r must be"),
-        ({"architecture": "mtl_lora"}, "MTL-LoRA is not supported"),
-        ({"architecture": "prompt_tuning"}, "prompt tuning is not supported"),
+        ({**LORA, "architecture": "mtl_lora", "composition_mode": "scale"}, "MTL-LoRA with composition_mode"),
+        ({**LORA, "architecture": "mtl_lora", "use_dora": True, "vera_d": 0.1}, "(?s)MTL-LoRA with DoRA.*with VeRA"),
+        ({**LORA, "architecture": "mtl_lora", "weights_sharpness": 0}, "weights_sharpness must be"),
+        ({"architecture": "prompt_tuning", "combine": "suffix"}, "combine must be"),
         ({"architecture": "union", "configs": []}, "a union of methods is not supported"),
         ({"architecture": "magic"}, "no architecture 'magic'"),
         ({"architecture": ["lora"]}, "no architecture"),
@@ -282,7 +286,8 @@ def test_options_that_are_read(tmp_path: Path) -> None:
         ("bert.encoder.layer.0.output.adapters.a.extra.weight", "gives it no 'extra.weight'"),
         ("bert.encoder.layer.0.output.adapters.a.adapter_norm_after.w", "gives it no"),
         ("bert.encoder.layer.0.output.dense.loras.a.lora_A", "one of 'loras'"),
-        ("bert.invertible_adapters.a.F.0.weight", "no such module"),
+        ("bert.invertible_adapters.a.F.0.weight", "one of 'invertible_adapters'"),
+        ("bert.prompt_tuning.prompt_tunings.a.prompt_embedding.weight", "one of 'prompt_tunings'"),
         ("lm_head.weight", "no such module"),
     ],
 )
@@ -380,13 +385,12 @@ def test_files_without_a_version(tmp_path: Path) -> None:
     write_adapterhub(tmp_path, {**config, "non_linearity": "gelu_orig"}, tensors, version=...)
     record = read_adapter(tmp_path, backbone())
     assert isinstance(record.config, BottleneckConfig) and record.config.non_linearity == "gelu"
-    write_adapterhub(tmp_path, config, tensors)
-    with pytest.raises(FileError, match="invertible"):
-        read_adapter(tmp_path, backbone())
-    tensors["bert.invertible_lang_adapters.a.F.0.weight"] = torch.ones(2)
-    write_adapterhub(tmp_path, config, tensors, version=...)
-    with pytest.raises(FileError, match="invertible"):
-        read_adapter(tmp_path, backbone())
+    tensors["bert.invertible_lang_adapters.a.F.0.weight"] = torch.ones(2, 4)
+    write_adapterhub(tmp_path, {**config, "non_linearity": "relu"}, tensors, version=...)
+    record = read_adapter(tmp_path, backbone())
+    assert isinstance(record.config, BottleneckConfig)
+    assert (record.config.inv_adapter, record.config.inv_adapter_reduction_factor) == ("nice", 2)
+    assert torch.equal(record.tensors["-1.embed.first.down.weight"], torch.ones(2, 4))
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,13 @@ def test_as_if_the_backbone_had_other_biases(architecture: str, preset: str) -> 
 
 
 @pytest.mark.parametrize("architecture", WITHOUT_BIASES)
-def test_maps_without_biases_get_some_where_that_is_asked_for(architecture: str) -> None:
+def test_backbones_without_biases_get_some(architecture: str) -> None:
     model = tiny.model(architecture)
     with pytest.raises(ConfigError, match=r"(?s)none of what its options name has a bias.*everywhere=True"):
-        model.add_adapter("a", "bitfit")
+        model.add_adapter("a", "bitfit", everywhere=False)
     inputs = tiny.inputs(architecture)
-    made = model.add_adapter("a", "bitfit", everywhere=True)
+    made = model.add_adapter("a", "bitfit")
+    assert made.spec.parts == model.add_adapter("b", "bitfit", everywhere=True).spec.parts
     assert torch.equal(states(model, "a", inputs), states(model, None, inputs))
     tiny.randomize(made)
     own = tiny.backbone(architecture)

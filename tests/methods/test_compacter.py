@@ -77,6 +77,7 @@ def test_how_weights_start() -> None:
 
 
 def test_sizes_that_cannot_be_divided_are_named_at_once() -> None:
+    assert {part.rank for part in adapter("compacter", encoder(1), reduction_factor=2, phm_dim=4).spec.parts} == {8}
     with pytest.raises(ConfigError) as caught:
         adapter("compacter++", encoder(1), bottleneck_size=6, phm_dim=5)
     assert "states of width 12" in str(caught.value) and "the bottleneck of width 6" in str(caught.value)

@@ -90,3 +90,16 @@ def test_a_prompt_that_begins_as_a_text() -> None:
         assert torch.equal(adapter.tensors()["-1.embed.weight"], model.backbone.get_input_embeddings().weight[wanted])
     with pytest.raises(ConfigError, match="no tokenizer"):
         tiny.model().add_adapter("a", "prompt_tuning", **options)
+
+
+def test_predictions_are_of_the_text_s_own_words() -> None:
+    model = attach(texts.bert(), texts.tokenizer())
+    for name in ("one", "two"):
+        model.add_adapter(name, "prompt_tuning", prompt_length=len(name) * 2)
+        model.add_head(name, "tagging", labels=["O", "B"])
+    inputs = [["a", "b", "a"], ["b"]]
+    both = model.plan("Parallel('one', 'two')").predict(inputs)
+    for name in ("one", "two"):
+        alone = model.plan(f"'{name}'").predict(inputs)
+        assert [each[name]["tags"] for each in both] == [each[name]["tags"] for each in alone]
+        assert [len(each[name]["tags"]) for each in alone] == [3, 1]

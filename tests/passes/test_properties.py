@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from compose.compile import Options, compile_plan, draw_drops
-from compose.dsl import Expression, branches, fuses, own_name
+from compose.dsl import Expression, branches, fuses, leaves, own_name
 from compose.errors import CompileError
 from compose.explain import explain
 from compose.graph.build import build
@@ -18,7 +18,7 @@ from compose.passes import NAMES, PASSES, PassContext
 from compose.schedule import schedule
 from compose.specs import HeadSpec
 from tests.dsl.strategies import ALL, expressions
-from tests.graph.vocabularies import ADAPTERS, KINDS, Kind, vocabulary
+from tests.graph.vocabularies import ADAPTERS, KINDS, UNFUSIBLE, Kind, vocabulary
 
 LAYERS, ROWS, TOKENS = 2, 4, 8
 
@@ -28,7 +28,9 @@ def cases(draw: st.DrawFn) -> tuple[Kind, Expression]:
     """A backbone and an expression that has a meaning over it."""
     kind = draw(st.sampled_from(KINDS))
     count = LAYERS * (2 if kind == "both" else 1)
-    expression = draw(expressions(tuple(ADAPTERS), 6, blocks=ALL, layers=count, tokens=TOKENS, rows=ROWS))
+    names = (*ADAPTERS, *UNFUSIBLE)
+    expression = draw(expressions(names, 6, blocks=ALL, layers=count, tokens=TOKENS, rows=ROWS))
+    assume(not any(name in UNFUSIBLE for fuse in fuses(expression) for name in leaves(fuse)))
     assume(all(own_name(fuse) is not None for fuse in fuses(expression)))
     try:
         branches(expression)

@@ -194,3 +194,22 @@ def test_inductor() -> None:
                 found = compiled(**inputs)
             for left, right in zip(found, plan(**inputs), strict=True):
                 same(left.logits, right.logits)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_methods_at_linear_maps(architecture: str) -> None:
+    """They read the backbone's weights, and what adapters share; merging is seen by what is compiled."""
+    model = tiny.model(architecture, 1, torch.float32)
+    for seed, name in enumerate(("dora", "ia3", "vera", "dvora", "mtl_lora")):
+        tiny.randomize(model.add_adapter(name, name), seed, 0.2)
+    inputs = inputs_of(architecture)
+    for expression in (Parallel("dora", Stack("ia3", "vera"), "dvora", None), Stack("mtl_lora", "ia3")):
+        plan = model.plan(expression)
+        compiled = torch.compile(plan.states, backend="eager", fullgraph=True)
+        with torch.no_grad():
+            expected = states(plan.states, inputs)
+            same(states(compiled, inputs), expected)
+            if isinstance(expression, Stack):
+                with model.merge("mtl_lora"):
+                    same(states(compiled, inputs), expected)
+                same(states(compiled, inputs), expected)

@@ -82,6 +82,15 @@ def test_every_prefix_is_seen(architecture: str) -> None:
 
 
 @torch.no_grad()
+def test_a_prefix_that_is_dropped() -> None:
+    """Where a compiler pass does not take it out, nothing is put before the tokens."""
+    model, inputs = model_of(), tiny.inputs(padded=True)
+    plan = model.plan(Drop("long", first=2), ["drop"])
+    assert plan.plan.programs
+    close(plan.states(**inputs).last_hidden_state, states(model, None, inputs))
+
+
+@torch.no_grad()
 def test_an_attention_without_a_mask_for_each_pair() -> None:
     model, inputs = model_of(), tiny.inputs()
     model.config._attn_implementation = "flash_attention_2"

@@ -285,3 +285,18 @@ def test_sizes_at_sites_where_it_does_not_act() -> None:
         Adapter("a", make_config("seq_bn", bottleneck_sizes={"1.attn": 3}), encoder())
     with pytest.raises(ConfigError, match="a mapping from layers and sites"):
         make_config("seq_bn", bottleneck_sizes={"ffn": 3})
+
+
+def test_checkpoints_hold_the_masks() -> None:
+    model, made = sparse_model(bottleneck_size=8)
+    sparsify(model, "a", 0.5)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    twin, other = sparse_model(bottleneck_size=8)
+    sparsify(twin, "a", 0.5, "random", seed=0)
+    twin.load_state_dict(state)
+    twin.plan("a").states(**tiny.inputs("bert"))
+    assert all(torch.equal(mask, other.masks.by_name()[name]) for name, mask in made.masks.by_name().items())
+    assert all(torch.equal(tensor, other.tensors()[name]) for name, tensor in made.tensors().items())
+    twin.to(torch.float32)
+    assert other.masks.sparsity() == 0.5 and all(mask.dtype == torch.bool for mask in other.masks.by_name().values())
+    assert all(not tensor[zeros(made)[name]].any() for name, tensor in other.tensors().items() if name in zeros(made))

@@ -75,6 +75,9 @@ _LORA_REFUSED: Mapping[str, tuple[Refusal, ...]] = {
 _LORA_FAMILY = frozenset({"composition_mode", "vera_d", "vera_b", "use_dora", "dtype", "r", "dropout", "init_weights"})
 """Options that its LoRA configs have whatever the method: some of ours have no such option, or no need of it."""
 
+_LORA_DEFAULTS: Mapping[str, Any] = {"intermediate_lora": False, "attn_matrices": ["q", "v"], "alpha": 8}
+"""What a LoRA config that leaves these out means, whatever the method."""
+
 _AS_WRITTEN: Mapping[str, Mapping[str, bool]] = {
     "dora": {"scaled_norm": False, "scaled_bias": True},
     "vera": {"square": True},
@@ -190,7 +193,8 @@ def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: froz
         options["inv_adapter"] = old.get("block_type")
         options["inv_adapter_reduction_factor"] = old.get("reduction_factor")
     unversioned = "version" not in content
-    if (unversioned or content.get("type") == "text_task") and "invertible_adapters" not in parts:
+    inverted = {"invertible_adapters", "invertible_lang_adapters"} & parts
+    if (unversioned or content.get("type") == "text_task") and not inverted:
         # Old task adapters declare an invertible part that only language adapters had.
         options.pop("inv_adapter", None)
     if unversioned and isinstance(options.get("non_linearity"), str):
@@ -234,7 +238,7 @@ def _lora(
     if problems:
         raise FileError(problems)
     kind = METHODS[method]
-    kept = dict(options)
+    kept = {**_LORA_DEFAULTS, **options}
     if _before(content.get("version"), (1, 1)) and "r" in kept:
         kept["alpha"] = kept["r"]  # the scaling of these versions was 1 whatever alpha said
     matrices = kept.get("attn_matrices")

@@ -46,11 +46,6 @@ class _Attention(NamedTuple):
     site: str
 
 
-def is_prefix_key(key: str) -> bool:
-    """Whether a tensor belongs to a prefix."""
-    return "prefix_tuning." in key
-
-
 def read_prefixes(
     tensors: Mapping[str, Tensor], backbone: BackboneSpec, config: PrefixConfig, name: str, path: str
 ) -> dict[str, Tensor]:

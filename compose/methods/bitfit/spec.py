@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from compose.errors import ConfigError, Problem
-from compose.methods.config import FLAG, LAYERS, Config, acts_nowhere, choices, option, unknown_layers
+from compose.methods.config import LAYERS, OPTIONAL_FLAG, Config, acts_nowhere, choices, option, unknown_layers
 from compose.specs import LINEARS, ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
 
 SUBLAYERS = (("selfattn", "attn"), ("crossattn", "cross.attn"), ("ffn", "ffn"))
@@ -29,7 +29,8 @@ class BitFitConfig(Config):
         selfattn: of which of the self-attention's maps (q, k, v, o) and its LayerNorm (norm).
         crossattn: of which of those of the decoder's cross-attention.
         ffn: of which of the feed-forward block's maps (in, out) and its LayerNorm (norm).
-        everywhere: at those that have no bias as well: there the difference is all the bias there is.
+        everywhere: at those that have no bias as well: there the difference is all the bias there is. None: where
+            none of those named has one, as in LLaMA and T5.
         leave_out: layers without the adapter.
 
     Raises:
@@ -41,7 +42,7 @@ class BitFitConfig(Config):
     selfattn: tuple[str, ...] = option(ATTENTION, choices(*ATTENTION))
     crossattn: tuple[str, ...] = option(ATTENTION, choices(*ATTENTION))
     ffn: tuple[str, ...] = option(FEED_FORWARD, choices(*FEED_FORWARD))
-    everywhere: bool = option(False, FLAG)
+    everywhere: bool | None = option(None, OPTIONAL_FLAG)
     leave_out: tuple[int, ...] = option((), LAYERS)
 
     @classmethod
@@ -67,7 +68,8 @@ class BitFitConfig(Config):
             for site in self.sites()
             if site in layer.sites
         ]
-        parts = tuple(self._acting(layer, site) for layer, site in named if site.bias or self.everywhere)
+        everywhere = not any(site.bias for _, site in named) if self.everywhere is None else self.everywhere
+        parts = tuple(self._acting(layer, site) for layer, site in named if site.bias or everywhere)
         if not parts and named:
             raise ConfigError(
                 f"adapter {name!r} would act nowhere on this {backbone.architecture} backbone",

@@ -24,7 +24,8 @@ class CompacterConfig(BottleneckConfig):
     NeurIPS 2021; the names of the options are AdapterHub's.
 
     Args:
-        phm_dim: how many products are summed; it divides the width and the bottleneck's width.
+        phm_dim: how many products are summed; it divides the states' width and the bottleneck's. The width that
+            `reduction_factor` gives is raised to the next that it divides.
         factorized_phm_W: each W_i is a product of two factors of rank `phm_rank`.
         shared_W_phm: all down-projections have the same W_i, and all up-projections too.
         shared_phm_rule: all maps have the same rules.
@@ -108,6 +109,12 @@ class CompacterConfig(BottleneckConfig):
     def _weight_parameters(self, width_in: int, width_out: int) -> int:
         count = self.phm_dim
         return matrices_size(count, width_in // count, width_out // count, self.weight_rank)
+
+    def size(self, width: int, layer: int, site: str = "") -> int:
+        """A bottleneck's width; where a factor gives it, the next that `phm_dim` divides."""
+        found = super().size(width, layer, site)
+        said = self.bottleneck_size is not None or f"{layer}.{site}" in dict(self.bottleneck_sizes)
+        return found if said else -(-found // self.phm_dim) * self.phm_dim
 
     def acting(self, name: str, layer: int, site: SiteSpec) -> ActingSpec:
         """A bottleneck's row, once it is known that its widths can be divided."""

@@ -31,6 +31,8 @@ class DoraPart(LinearPart):
         shared: what the increment's parts share, if anything.
     """
 
+    reads_output = True
+    shareable: ClassVar[tuple[str, ...]] = ("update.a", "update.b")
     update_type: ClassVar[type[LowRankPart]] = LoraPart
     config: DoraConfig | DvoraConfig
 
@@ -95,4 +97,5 @@ class DoraPart(LinearPart):
 class DvoraPart(DoraPart):
     """The same with a VeRA's increment."""
 
+    shareable = ()
     update_type = VeraPart

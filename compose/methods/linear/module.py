@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,12 @@ class LinearPart(Part):
     Args:
         config: the options.
         site: the site: the widths.
+
+    Attributes:
+        shareable: names of the weights that adapters may have in common.
     """
+
+    shareable: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: LinearConfig, site: SiteSpec) -> None:
         super().__init__()

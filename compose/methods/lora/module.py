@@ -20,6 +20,7 @@ class LoraPart(LowRankPart):
         site: the site: the widths.
     """
 
+    shareable = ("a", "b")
     config: LoraConfig
 
     def __init__(self, config: LoraConfig, acting: ActingSpec, site: SiteSpec) -> None:

@@ -22,6 +22,7 @@ class MtlLoraPart(LowRankPart):
         site: the site: the widths.
     """
 
+    shareable = ("a", "b")
     config: MtlLoraConfig
 
     def __init__(self, config: MtlLoraConfig, acting: ActingSpec, site: SiteSpec) -> None:

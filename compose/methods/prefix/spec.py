@@ -127,5 +127,5 @@ class PrefixConfig(Config):
             multiplies=gate,  # attention over the virtual tokens is counted for all prefixes of a site at once
             increment_multiplies=0,
             shape=(self.method, name),  # of two prefixes, nothing is gained by making them in one product
-            call_multiplies=call,
+            once_multiplies=call,
         )

@@ -41,6 +41,7 @@ METHODS = (
     "lora_all",
     "loreft",
     "loreft_suffix",
+    "mam",
     "mtl_lora",
     "no_ln_before",
     "noreft",
@@ -52,6 +53,7 @@ METHODS = (
     "prompt",
     "residual_after_ln",
     "scaled_parallel_learned",
+    "unipelt",
     "vera",
 )
 UNSAID = {"noreft": {"subtract_projection": True}}

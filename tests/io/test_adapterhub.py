@@ -241,7 +241,7 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
         ({**LORA, "architecture": "mtl_lora", "use_dora": True, "vera_d": 0.1}, "(?s)MTL-LoRA with DoRA.*with VeRA"),
         ({**LORA, "architecture": "mtl_lora", "weights_sharpness": 0}, "weights_sharpness must be"),
         ({"architecture": "prompt_tuning", "combine": "suffix"}, "combine must be"),
-        ({"architecture": "union", "configs": []}, "a union of methods is not supported"),
+        ({"architecture": "union", "configs": []}, "configs must be a list of configs"),
         ({"architecture": "magic"}, "no architecture 'magic'"),
         ({"architecture": ["lora"]}, "no architecture"),
         (None, "'config' is not an object"),

@@ -28,7 +28,7 @@ ROOTS = [root for root in (HERE, SHARED / "golden") if root.is_dir()]
 ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 
 UNSUPPORTED = {
-    "adapter": re.compile(r"a union of methods|NoReFT"),
+    "adapter": re.compile(r"NoReFT"),
     "head": re.compile(r"heads of type '(question_answering|masked_lm|dependency_parsing)'"),
 }
 
@@ -66,8 +66,6 @@ def supported(folder: Path, kind: str) -> bool:
     config = json.loads((folder / name).read_text())["config"]
     if kind == "head":
         return config["head_type"] in ("classification", "tagging", "causal_lm", "image_classification")
-    if config.get("architecture") == "union":
-        return False
     return config.get("architecture") != "reft" or bool(config.get("orthogonality"))
 
 

@@ -20,6 +20,7 @@ from compose.methods.fusions import make_fusion_config
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.registry import METHODS, make_config
+from compose.methods.union.spec import UnionConfig
 
 Made = TypeVar("Made")
 
@@ -32,11 +33,7 @@ _PHM = (
 _ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 """What activations were called before files had a version."""
 
-_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "prefix_tuning", "prompt_tuning", "reft")
-
-_METHODS = {
-    "union": "a union of methods",
-}
+_ARCHITECTURES = ("bottleneck", "lora", "mtl_lora", "prefix_tuning", "prompt_tuning", "reft", "union")
 
 
 class Refusal(NamedTuple):
@@ -114,8 +111,6 @@ def adapter_config(
     if not isinstance(config, dict):
         raise FileError("'config' is not an object", where=where, why="it must hold the options of the method")
     architecture = config.get("architecture")
-    if isinstance(architecture, str) and architecture in _METHODS:
-        raise FileError(f"{_METHODS[architecture]} is not supported yet", where=where)
     if architecture not in (None, *_ARCHITECTURES):
         raise FileError(
             f"there is no architecture {shorten(architecture)}",
@@ -124,6 +119,8 @@ def adapter_config(
             legal=_ARCHITECTURES,
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
+    if architecture == "union":
+        return _union(options, content, keys, parts, where, subtract_projection)
     if architecture == "reft":
         return _made(lambda: reft_config(options, subtract_projection, where), where)
     check_unasked(subtract_projection, where)
@@ -135,6 +132,21 @@ def adapter_config(
     if architecture in ("lora", "mtl_lora"):
         return _lora(architecture, options, content, keys, where)
     return _bottleneck(options, content, parts, where)
+
+
+def _union(
+    options: Mapping[str, Any],
+    content: Mapping[str, Any],
+    keys: ArchitectureKeys,
+    parts: frozenset[str],
+    where: str,
+    subtract_projection: bool | None,
+) -> Config:
+    configs = options.get("configs")
+    if not isinstance(configs, list):
+        raise FileError("'configs' is not a list", where=where, why="a union holds the configs of its members")
+    members = [adapter_config({**content, "config": one}, keys, parts, where, subtract_projection) for one in configs]
+    return _made(lambda: UnionConfig.make({"configs": members}), where)
 
 
 def fusion_config(content: Mapping[str, Any], where: str) -> FusionConfig:

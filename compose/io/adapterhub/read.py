@@ -16,14 +16,16 @@ from compose.io.adapterhub.keys import KeyTable, Place
 from compose.io.adapterhub.names import COLUMNS, FUSED, Names, names_of, ours
 from compose.io.adapterhub.prefixes import read_prefixes
 from compose.io.adapterhub.reft import plain_projections
+from compose.io.adapterhub.unions import Members
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View
 from compose.io.weights import read_weights
 from compose.methods.compacter.spec import CompacterConfig
-from compose.methods.config import Options
+from compose.methods.config import Config, Options
 from compose.methods.linear.spec import LinearConfig
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.tensors import SHARED_PREFIX
+from compose.methods.union.spec import UnionConfig
 from compose.specs import BackboneSpec
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter.safetensors", "pytorch_adapter.bin")
@@ -64,12 +66,7 @@ def read_adapter(
     head = None
     if with_head and folder.has(HEAD_CONFIG):
         head = read_head(folder, backbone, name)
-    if isinstance(config, PrefixConfig):
-        placed = read_prefixes(tensors, backbone, config, str(own_name), path)
-    else:
-        placed = plain_projections(_place(tensors, reader, config, str(own_name), path), path)
-    if isinstance(config, CompacterConfig):
-        phm.check_shared(config, placed, path)
+    placed = _placed(tensors, reader, config, str(own_name), path)
     return AdapterRecord(wanted, config, placed, head=head, meta=_meta(content))
 
 
@@ -152,6 +149,22 @@ def _meta(content: Mapping[str, Any]) -> dict[str, Any]:
         "format": "adapterhub",
         **{key: content[key] for key in _KEPT if isinstance(content.get(key), str)},
     }
+
+
+def _placed(tensors: Mapping[str, Tensor], reader: KeyTable, config: Config, name: str, path: str) -> dict[str, Tensor]:
+    """An adapter's tensors by canonical name; see `_place`."""
+    if isinstance(config, UnionConfig):
+        members = Members(config, reader.backbone)
+        placed: dict[str, Tensor] = {}
+        for number, (member, own) in enumerate(zip(config.members, members.divided(tensors, reader), strict=True)):
+            placed |= members.renamed(number, _placed(own, reader, member, name, path))
+        return placed
+    if isinstance(config, PrefixConfig):
+        return read_prefixes(tensors, reader.backbone, config, name, path)
+    placed = plain_projections(_place(tensors, reader, config, name, path), path)
+    if isinstance(config, CompacterConfig):
+        phm.check_shared(config, placed, path)
+    return placed
 
 
 def _place(tensors: Mapping[str, Tensor], reader: KeyTable, config: Options, name: str, path: str) -> dict[str, Tensor]:

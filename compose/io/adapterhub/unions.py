@@ -1,0 +1,64 @@
+"""AdapterHub's unions: the weights of all members lie in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from compose.io.adapterhub.keys import KeyTable
+from compose.io.adapterhub.names import names_of
+from compose.methods.prefix.spec import PrefixConfig
+from compose.methods.tensors import SHARED_PREFIX
+from compose.methods.union.spec import UnionConfig
+from compose.specs import AdapterSpec, BackboneSpec
+
+_PREFIXES = "prefix_tuning"
+"""The part of a key that tells a prefix's weights."""
+
+
+class Members:
+    """A union's members, each with its place among them.
+
+    Args:
+        config: the union.
+        backbone: the backbone that it is for.
+    """
+
+    def __init__(self, config: UnionConfig, backbone: BackboneSpec) -> None:
+        self.configs = config.members
+        self.specs = tuple(member.describe("member", backbone) for member in config.members)
+
+    def divided(self, tensors: Mapping[str, Tensor], table: KeyTable) -> list[dict[str, Tensor]]:
+        """The tensors of each member; one that is nobody's goes to the first, which then says so."""
+        found: list[dict[str, Tensor]] = [{} for _ in self.configs]
+        for key, tensor in tensors.items():
+            owners = [number for number in range(len(found)) if self._owns(number, key, table)]
+            found[owners[0] if owners else 0][key] = tensor
+        return found
+
+    def renamed(self, number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A member's tensors by the names that they have in the union."""
+        return {self._name(number, name): tensor for name, tensor in tensors.items()}
+
+    def _owns(self, number: int, key: str, table: KeyTable) -> bool:
+        config, spec = self.configs[number], self.specs[number]
+        if isinstance(config, PrefixConfig) or _PREFIXES in key.split("."):
+            return isinstance(config, PrefixConfig) and _PREFIXES in key.split(".")
+        place = table.read(key)
+        if isinstance(place, str) or place.kind not in names_of(config):
+            return False
+        return not place.sites or any((place.layer, site) in spec.by_site for site in place.sites)
+
+    def _name(self, number: int, name: str) -> str:
+        if name.startswith(SHARED_PREFIX):
+            return f"{SHARED_PREFIX}{number}.{name.removeprefix(SHARED_PREFIX)}"
+        layer, site = _site_of(self.specs[number], name)
+        acting = [other for other, spec in enumerate(self.specs) if (layer, site) in spec.by_site]
+        start = f"{layer}.{site}."
+        return name if len(acting) == 1 else f"{start}parts.{acting.index(number)}.{name.removeprefix(start)}"
+
+
+def _site_of(spec: AdapterSpec, name: str) -> tuple[int, str]:
+    """The (layer, site) of a weight; sites' names may begin with each other's."""
+    return max((key for key in spec.by_site if name.startswith(f"{key[0]}.{key[1]}.")), key=lambda key: len(key[1]))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from compose import __version__
-from compose.cli import adapter, bench, convert, explain, predict, recipe, run
+from compose.cli import adapter, bench, convert, explain, methods, predict, recipe, run
 from compose.errors import ComposeError
 
 USER_MISTAKE = 2
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("run")(run.command)
 app.command("predict")(predict.command)
 app.command("explain")(explain.command)
+app.command("methods")(methods.command)
 app.command("convert")(convert.command)
 app.command("bench")(bench.command)
 app.add_typer(recipe.app, name="recipe")

@@ -78,8 +78,14 @@ def test_every_method_that_is_read_is_written() -> None:
     assert all(keys.model_class.endswith("AdapterModel") for keys in KEYS.values())
 
 
-NOT_THERE = {"prompt": ("gpt2", "llama", "t5"), **dict.fromkeys(("dora", "vera", "dvora", "mtl_lora"), ("gpt2",))}
-"""Where AdapterHub has no such adapter: prompts are of encoders alone, and a fused map has only LoRA and IA3."""
+NOT_THERE = {
+    "prompt": ("gpt2", "llama", "t5"),
+    **dict.fromkeys(("inv", "glow", "compacter own"), ("vit",)),
+    **dict.fromkeys(("dora", "mtl_lora"), ("gpt2",)),
+    **dict.fromkeys(("vera", "dvora"), ("gpt2", "llama")),
+}
+"""Where AdapterHub has no such adapter: prompts are of encoders alone, images have no invertible part, a fused map has
+only LoRA and IA3, and VeRA's maps are of one width."""
 
 
 @pytest.mark.parametrize(
@@ -299,6 +305,8 @@ def test_what_a_setup_cannot_say(tmp_path: Path, expression: Expression, message
         ("bert", "vera", {}, "cannot say square=False"),
         ("gpt2", "dora", {"scaled_bias": True}, "cannot compute dora on a fused map"),
         ("gpt2", "mtl_lora", {}, "cannot compute mtl_lora on a fused map"),
+        ("llama", "vera", {"square": True}, "cannot compute VeRA on maps of different widths"),
+        ("vit", "seq_bn_inv", {}, "no 'adapters', 'invertible_adapters' at 'embed'"),
         ("bert", "direft", {}, "cannot say subtract_projection=False"),
         ("bert", "prompt_tuning", {}, "cannot say adapterhub_mask=False"),
         ("bert", "prompt_tuning", {"adapterhub_mask": True, "random_uniform_scale": 0.1}, "random_uniform_scale=0.1"),

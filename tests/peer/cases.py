@@ -81,7 +81,8 @@ ADAPTERS: Mapping[str, AdapterCase] = {
     "noreft": AdapterCase("noreft", {"tied_weights": True, "suffix_positions": 1}, (*ENCODERS, *CAUSAL)),
     "prompt": AdapterCase("prompt_tuning", {"adapterhub_mask": True}, ("bert", "roberta", "vit")),
     "prefix": AdapterCase("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4}, PREFIXED),
-    "flat": AdapterCase("prefix_tuning_flat", {"prefix_length": 3, "leave_out": [0]}, PREFIXED),
+    "flat": AdapterCase("prefix_tuning_flat", {"prefix_length": 3, "leave_out": [0]}, ("bert", "roberta", "vit")),
+    "flat_all": AdapterCase("prefix_tuning_flat", {"prefix_length": 3}, PREFIXED),
     "prefix_gated": AdapterCase("prefix_tuning", {"prefix_length": 3, "use_gating": True}, ("bert",)),
 }
 

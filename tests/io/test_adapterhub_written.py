@@ -52,8 +52,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dora": ("dora", {"scaled_norm": False, "scaled_bias": True}),
     "vera": ("vera", {"r": 4, "square": True, "use_rslora": True}),
     "dvora": ("dvora", {"square": True, "scaled_norm": False, "scaled_bias": True, "leave_out": [0]}),
-    "loreft": ("loreft", {"r": 3, "suffix_positions": 1, "non_linearity": "prelu"}),
-    "square loreft": ("loreft", {"r": 32, "tied_weights": True}),
+    "noreft": ("noreft", {"r": 3, "suffix_positions": 1, "non_linearity": "prelu"}),
     "prompt": ("prompt_tuning", {"adapterhub_mask": True}),
     "prefix": ("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4, "use_gating": True}),
     "flat": ("prefix_tuning_flat", {"prefix_length": 3}),
@@ -78,8 +77,14 @@ def test_every_method_that_is_read_is_written() -> None:
     assert all(keys.model_class.endswith("AdapterModel") for keys in KEYS.values())
 
 
-NOT_THERE = {"prompt": ("gpt2", "llama", "t5"), **dict.fromkeys(("dora", "vera", "dvora", "mtl_lora"), ("gpt2",))}
-"""Where AdapterHub has no such adapter: prompts are of encoders alone, and a fused map has only LoRA and IA3."""
+NOT_THERE = {
+    "prompt": ("gpt2", "llama", "t5"),
+    **dict.fromkeys(("inv", "glow", "compacter own"), ("vit",)),
+    **dict.fromkeys(("dora", "mtl_lora"), ("gpt2",)),
+    **dict.fromkeys(("vera", "dvora"), ("gpt2", "llama")),
+}
+"""Where AdapterHub has no such adapter: prompts are of encoders alone, images have no invertible part, a fused map has
+only LoRA and IA3, and VeRA's maps are of one width."""
 
 
 @pytest.mark.parametrize(
@@ -91,9 +96,19 @@ def test_adapters_come_back(tmp_path: Path, architecture: str, case: str) -> Non
     model = made(architecture, preset, **options)
     model.save_adapter("a", tmp_path, format="adapterhub")
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter.safetensors"}
-    assert model.load_adapter(tmp_path, "b") == "b"
+    assert model.load_adapter(tmp_path, "b", **UNSAID.get(case, {})) == "b"
     assert same(model.adapters["a"].tensors(), model.adapters["b"].tensors())
     assert states(model, "a").equal(states(model, "b"))
+
+
+@pytest.mark.parametrize("architecture", tiny.CONFIGS)
+@pytest.mark.parametrize("options", [{"r": 3, "suffix_positions": 1}, {"r": 32, "tied_weights": True}])
+def test_orthogonal_projections_come_back(tmp_path: Path, architecture: str, options: dict[str, Any]) -> None:
+    """A weight whose rows are not orthonormal is written as the projection that is made of it."""
+    model = made(architecture, "loreft", **options)
+    model.save_adapter("a", tmp_path, format="adapterhub")
+    model.load_adapter(tmp_path, "b")
+    torch.testing.assert_close(states(model, "a"), states(model, "b"), rtol=0, atol=1e-9)
 
 
 GOLDEN = [(architecture, case) for architecture, case in CASES if covered(architecture, case)]
@@ -299,6 +314,8 @@ def test_what_a_setup_cannot_say(tmp_path: Path, expression: Expression, message
         ("bert", "vera", {}, "cannot say square=False"),
         ("gpt2", "dora", {"scaled_bias": True}, "cannot compute dora on a fused map"),
         ("gpt2", "mtl_lora", {}, "cannot compute mtl_lora on a fused map"),
+        ("llama", "vera", {"square": True}, "cannot compute VeRA on maps of different widths"),
+        ("vit", "seq_bn_inv", {}, "no 'adapters', 'invertible_adapters' at 'embed'"),
         ("bert", "direft", {}, "cannot say subtract_projection=False"),
         ("bert", "prompt_tuning", {}, "cannot say adapterhub_mask=False"),
         ("bert", "prompt_tuning", {"adapterhub_mask": True, "random_uniform_scale": 0.1}, "random_uniform_scale=0.1"),

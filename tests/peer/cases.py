@@ -13,6 +13,15 @@ from compose.dsl import Expression
 from tests import tiny
 
 ALL = tuple(tiny.CONFIGS)
+ENCODERS = ("bert", "roberta", "distilbert")
+CAUSAL = ("gpt2", "llama")
+TEXT = tuple(name for name in ALL if name != "vit")
+OF_ONE_WIDTH = tuple(name for name in ALL if name not in CAUSAL)
+UNFUSED = tuple(name for name in ALL if name != "gpt2")
+PREFIXED = tuple(name for name in ALL if name not in ("gpt2", "llama"))
+"""Where AdapterHub's prefixes have an effect."""
+AS_DORA = {"scaled_norm": False, "scaled_bias": True}
+"""DoRA as AdapterHub computes it."""
 
 
 class AdapterCase(NamedTuple):
@@ -56,6 +65,25 @@ ADAPTERS: Mapping[str, AdapterCase] = {
     ),
     "lora_gated": AdapterCase("lora", {"use_gating": True, "attn_matrices": ["k"], "leave_out": [1]}),
     "lora_ffn": AdapterCase("lora", {"selfattn_lora": False, "intermediate_lora": True}),
+    "inv": AdapterCase("seq_bn_inv", {}, TEXT),  # its glow fails wherever it is run
+    "compacter": AdapterCase("compacter", {"reduction_factor": 4}),
+    "compacter_shared": AdapterCase("compacter++", {"reduction_factor": 4, "shared_W_phm": True}),
+    "compacter_own": AdapterCase("compacter", {"reduction_factor": 4, "shared_phm_rule": False}),
+    "ia3": AdapterCase("ia3", {}),
+    "ia3_gated": AdapterCase("ia3", {"use_gating": True, "attn_matrices": ["q"], "output_lora": True}),
+    "dora": AdapterCase("dora", AS_DORA, UNFUSED),
+    "vera": AdapterCase("vera", {"square": True, "r": 4}, OF_ONE_WIDTH),
+    "dvora": AdapterCase("dvora", {"square": True, **AS_DORA}, OF_ONE_WIDTH),
+    "mtl_lora": AdapterCase("mtl_lora", {"n_up_projection": 2}, UNFUSED),
+    "rslora": AdapterCase("rslora", {"r": 4}),
+    "loreft": AdapterCase("loreft", {"r": 3, "suffix_positions": 2}, ENCODERS),
+    "loreft_prefix": AdapterCase("loreft", {"r": 3}),
+    "noreft": AdapterCase("noreft", {"tied_weights": True, "suffix_positions": 1}, (*ENCODERS, *CAUSAL)),
+    "prompt": AdapterCase("prompt_tuning", {"adapterhub_mask": True}, ("bert", "roberta", "vit")),
+    "prefix": AdapterCase("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4}, PREFIXED),
+    "flat": AdapterCase("prefix_tuning_flat", {"prefix_length": 3, "leave_out": [0]}, ("bert", "roberta", "vit")),
+    "flat_all": AdapterCase("prefix_tuning_flat", {"prefix_length": 3}, PREFIXED),
+    "prefix_gated": AdapterCase("prefix_tuning", {"prefix_length": 3, "use_gating": True}, ("bert",)),
 }
 
 COMPOSITIONS: Mapping[str, tuple[Expression, tuple[str, ...]]] = {
@@ -67,9 +95,6 @@ COMPOSITIONS: Mapping[str, tuple[Expression, tuple[str, ...]]] = {
     "batch_split": (BatchSplit("a", "b", sizes=[1, 2]), ("bert", "gpt2")),
 }
 """Over adapters a, b, c with one bottleneck a layer, and d, e with two."""
-
-ENCODERS = ("bert", "roberta", "distilbert")
-CAUSAL = ("gpt2", "llama")
 
 HEADS: Mapping[str, HeadCase] = {
     "classification": HeadCase("classification", {"labels": 3, "layers": 2}, ENCODERS),

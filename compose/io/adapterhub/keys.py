@@ -62,12 +62,14 @@ class ArchitectureKeys:
         feed_forward_swapped: `intermediate_lora` means the last map of the feed-forward block there, and
             `output_lora` the first.
         model_class: AdapterHub's class with heads; a head is loaded into no other.
+        embedded: what can act there on the embeddings' output.
     """
 
     prefixes: tuple[str, ...]
     stacks: tuple[StackKeys, ...]
     feed_forward_swapped: bool = False
     model_class: str = ""
+    embedded: tuple[Kind, ...] = ("invertible_adapters",)
 
 
 class Place(NamedTuple):
@@ -114,6 +116,7 @@ def _linears(attention: str, projections: str, **feed_forward: str) -> dict[str,
 def _bert(prefix: str, model_class: str) -> ArchitectureKeys:
     return ArchitectureKeys(
         model_class=model_class,
+        embedded=("invertible_adapters", "prompt_tunings"),
         prefixes=(prefix,),
         stacks=(
             StackKeys(
@@ -142,6 +145,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
     "roberta": _bert("roberta.", "RobertaAdapterModel"),
     "distilbert": ArchitectureKeys(
         model_class="DistilBertAdapterModel",
+        embedded=("invertible_adapters", "prompt_tunings"),
         prefixes=("distilbert.",),
         stacks=(
             StackKeys(
@@ -201,6 +205,7 @@ KEYS: Mapping[str, ArchitectureKeys] = {
     ),
     "vit": ArchitectureKeys(
         model_class="ViTAdapterModel",
+        embedded=("prompt_tunings",),
         prefixes=("vit.",),
         stacks=(
             StackKeys(
@@ -314,9 +319,7 @@ class KeyTable:
         return Home(self.keys.prefixes[0], "shared_parameters", ("",))
 
     def _embedded(self, layer: int, site: str, kind: Kind) -> Home | None:
-        # It has prompts of encoders alone.
-        encoder = all(stack.stack == "encoder" for stack in self.keys.stacks)
-        if kind not in EMBEDDED or (kind == "prompt_tunings" and not encoder):
+        if kind not in self.keys.embedded:
             return None
         stack = "encoder." if self.backbone.encoder_decoder else ""
         return Home(f"{self.keys.prefixes[0]}{stack}{EMBEDDED[kind].removesuffix(f'{kind}.')}", kind, (site,))

@@ -117,7 +117,15 @@ PLAIN_FORMS: Mapping[str, Callable[[Any, BackboneSpec], Config]] = {
 
 def _bottleneck(config: BottleneckConfig, keys: ArchitectureKeys) -> dict[str, Any]:
     options = _without(config, "bottleneck_size", "bottleneck_sizes", "residual")
+    options["reduction_factor"] = _whole(options["reduction_factor"])
     return options if config.inv_adapter else {**options, "inv_adapter_reduction_factor": None}
+
+
+def _whole(factor: Any) -> Any:
+    """Whole numbers as such: AdapterHub makes sizes of them."""
+    if isinstance(factor, Mapping):
+        return {layer: _whole(own) for layer, own in factor.items()}
+    return int(factor) if factor == int(factor) else factor
 
 
 def _compacter(config: CompacterConfig, keys: ArchitectureKeys) -> dict[str, Any]:

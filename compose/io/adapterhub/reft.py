@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compose.errors import FileError, Problem
+from compose.methods.reft.orthogonal import orthonormal
 from compose.methods.reft.spec import ReftConfig
 
 _INERT = ("output_reft", "dtype")
@@ -109,7 +110,7 @@ def parametrized_projections(placed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same backwards: weights in which each orthogonal projection is the two tensors that `_projection` reads.
 
     Args:
-        placed: weights by canonical name; projections have orthonormal rows.
+        placed: weights by canonical name; rows of projections are made orthonormal, as they act.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in placed.items():
@@ -118,6 +119,7 @@ def parametrized_projections(placed: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found[name] = tensor
             continue
         rank, width = tensor.shape
+        tensor = orthonormal(tensor.double()).to(tensor.dtype)
         # For a square one exp(0) is the identity. Else the reflections have zeros below the diagonal: they turn the
         # first r axes around, and so do the signs.
         found[f"{start}.original"] = -torch.eye(rank, width, dtype=tensor.dtype)

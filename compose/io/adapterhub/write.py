@@ -38,6 +38,7 @@ from compose.methods.fusion.spec import FusionConfig
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.reft.spec import ReftConfig
 from compose.methods.tensors import SHARED_PREFIX
+from compose.methods.vera.spec import VeraConfig
 
 
 def adapter_files(record: AdapterRecord, modules: BackboneModules) -> Files:
@@ -145,7 +146,21 @@ def _adapter_tensors(record: AdapterRecord, table: KeyTable, what: str) -> dict[
     if isinstance(config, ReftConfig) and config.orthogonality:
         tensors = parametrized_projections(tensors)
     sites = [(part.layer, part.site) for part in config.describe(record.name, backbone).parts]
+    if isinstance(config, VeraConfig):
+        _check_widths(sites, table, what)
     return _keyed(tensors, sites, table, config, record.name, what)
+
+
+def _check_widths(sites: Iterable[tuple[int, str]], table: KeyTable, what: str) -> None:
+    """AdapterHub's VeRA takes the shared factors as they are: all its maps must be of one shape."""
+    found = [table.backbone.site(layer, site) for layer, site in sites]
+    shapes = sorted({(site.width_in, site.width_out) for site in found})
+    if len(shapes) > 1:
+        raise FileError(
+            f"{what}: AdapterHub cannot compute VeRA on maps of different widths",
+            why=f"its maps are {' and '.join(f'{read} to {made}' for read, made in shapes)} wide",
+            hint="the native format",
+        )
 
 
 def _unlike(fuse: Fuse, record: CompositionRecord) -> Problem | None:

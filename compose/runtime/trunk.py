@@ -17,6 +17,7 @@ from compose.backbones.resolve import Anatomy
 from compose.backbones.table import Entry
 from compose.errors import InputError, Problem
 from compose.plan import Plan
+from compose.runtime.checkpointing import as_embedded
 
 HINT = "plan.trunk_states(**inputs) gives those that fit"
 
@@ -89,7 +90,7 @@ def lower(backbone: nn.Module, anatomy: Anatomy, depth: int) -> nn.Module:
 
 def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Module:
     """The backbone from the layer at a depth on; what it makes of its inputs is replaced by the states given."""
-    last = given.states[-1]
+    last = as_embedded(backbone, given.states[-1])
     results: dict[Entry, Callable[..., Any]] = {
         "states": lambda *_, **__: last,
         "nothing": lambda *_, **__: last.new_zeros(()),

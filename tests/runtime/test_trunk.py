@@ -110,3 +110,28 @@ def test_states_that_do_not_fit() -> None:
 
 def test_t5_has_no_trunk() -> None:
     assert model_of("t5").plan(None).trunk == 0
+
+
+@pytest.mark.parametrize("way", ("plan", "trunk states", "apart"))
+@pytest.mark.parametrize("architecture", ("bert", "gpt2"))
+def test_reentrant_checkpoints_above_a_trunk_hand_gradients_on(architecture: str, way: str) -> None:
+    model, inputs = model_of(architecture), tiny.inputs(architecture)
+    for name in ("a", "b"):
+        model.add_head(name, labels=2, pooling="first")
+    alone = Drop("a", first=2)
+    plan = model.plan(Parallel(a=alone, b=Drop("b", first=2)) if way == "apart" else alone)
+    model.train_only(alone)
+    model.train()
+    labels = {"a": torch.tensor([0, 1, 1])}
+    found = []
+    for options in (None, {"use_reentrant": True}):
+        if options:
+            model.gradient_checkpointing_enable(options)
+        model.zero_grad()
+        torch.manual_seed(0)  # GPT-2's heads have dropout
+        given = {"trunk_states": plan.trunk_states(**inputs)} if way == "trunk states" else {}
+        plan(**inputs, labels=labels, **given).loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert any("adapters" in name for name in found[0]) and found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)

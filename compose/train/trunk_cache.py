@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from compose.errors import ConfigError, FileError, InputError, Problem
+from compose.methods.watched import Watched
 from compose.runtime.trunk import TrunkStates
-from compose.train.segments import Segments
+from compose.train.segments import OwnFile, Segments
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -31,6 +30,21 @@ Key = bytes
 Shape = tuple[int, int, int]
 """Places, tokens (-1: as many as there are) and width."""
 
+About = tuple[int, bool, torch.dtype]
+"""The depth, whether states of every layer are kept, and the dtype."""
+
+
+class _Digest(NamedTuple):
+    """The name of the space that some weights' states are in, as long as the weights are what they were."""
+
+    watched: tuple[Watched, ...]
+    space: str
+
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        return len(self.watched) == len(weights) and all(
+            seen.owner() is weight and seen.unchanged() for seen, weight in zip(self.watched, weights, strict=True)
+        )
+
 
 class TrunkCache:
     """What layers below the first active adapter make of texts.
@@ -42,7 +56,7 @@ class TrunkCache:
     Args:
         folder: where states are kept for later runs and for other processes, which may use it at the same
             time; None keeps them for this cache only.
-        memory: bytes that are kept in memory; what is more goes to a memory-mapped file.
+        memory: bytes that are kept in memory; what is more goes to a memory-mapped file without a name.
         dtype: `float32`, `bf16` or a torch dtype to keep them in; the backbone's own by default. bf16 needs half
             the room, and rounds each state by at most 1/256 of itself.
 
@@ -72,11 +86,10 @@ class TrunkCache:
         """Rows that had to be computed."""
         self.found = 0
         """Rows that were there."""
-        self._held: dict[Key, Tensor] = {}
+        self._held: dict[str, dict[Key, Tensor]] = {}
         self._bytes = 0
-        self._files: dict[str, Segments] = {}
-        self._temporary: Path | None = None
-        self._digests: weakref.WeakKeyDictionary[Model, dict[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
+        self._files: dict[str, Segments | OwnFile] = {}
+        self._digests: weakref.WeakKeyDictionary[Model, dict[About, _Digest]] = weakref.WeakKeyDictionary()
         self._writes = True
         self._lock = threading.Lock()
 
@@ -121,7 +134,7 @@ class TrunkCache:
         ]
 
     def _find(self, space: str, key: Key, shape: Shape, dtype: torch.dtype) -> Tensor | None:
-        held = self._held.get(key)
+        held = self._held.get(space, {}).get(key)
         if held is not None:
             return held
         if self.folder is not None and space not in self._files and (self.folder / space).is_dir():
@@ -131,15 +144,16 @@ class TrunkCache:
         return None if payload is None else torch.frombuffer(payload, dtype=dtype).view(shape)
 
     def _keep(self, space: str, key: Key, states: Tensor) -> None:
+        held = self._held.setdefault(space, {})
         fits = self._bytes + states.nbytes <= self.memory
-        if fits and key not in self._held:
-            self._held[key] = states
+        if fits and key not in held:
+            held[key] = states
             self._bytes += states.nbytes
         if (fits and self.folder is None) or not self._writes:
             return
         try:
             if space not in self._files:
-                self._files[space] = Segments((self.folder or self._temporary_folder()) / space)
+                self._files[space] = OwnFile() if self.folder is None else Segments(self.folder / space)
             self._files[space].append(key, _bytes_of(states))
         except OSError as error:
             self._writes = False
@@ -147,27 +161,36 @@ class TrunkCache:
                 f"the trunk cache cannot be written ({error}): what is missing is computed anew", stacklevel=2
             )
 
-    def _temporary_folder(self) -> Path:
-        if self._temporary is None:
-            self._temporary = Path(tempfile.mkdtemp(prefix="compose-trunk-"))
-            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
-        return self._temporary
-
     def _space(self, model: Model, depth: int, every: bool, dtype: torch.dtype) -> str:
         """What states depend on beside their text: a name for the weights below, where they end, and the dtype."""
         anatomy = model.hooks.anatomy
         modules = (*anatomy.before, *(layer.layer for layer in anatomy.layers[:depth]))
         weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        digests, about = self._digests.setdefault(model, {}), (depth, every, dtype)
+        known = digests.get(about)
+        if known is not None and known.fits(weights):
+            return known.space
+        space = _digest(f"{_config_of(model)} {depth} {every} {dtype}", weights)
         tracked = not any(tensor.is_inference() for tensor in weights)  # others count no changes
-        known = (depth, every, dtype, *((tensor.data_ptr(), tensor._version) for tensor in weights if tracked))
-        digests = self._digests.setdefault(model, {})
-        if known not in digests or not tracked:
-            config = {**model.config.to_dict(), "attention": getattr(model.config, "_attn_implementation", None)}
-            for name in ("_name_or_path", "name_or_path", "transformers_version"):
-                config.pop(name, None)
-            about = f"{sorted(config.items(), key=lambda item: item[0])} {depth} {every} {dtype}"
-            digests[known] = _digest(about, weights)
-        return digests[known]
+        digests[about] = _Digest(tuple(map(Watched.of, weights)) if tracked else (), space)
+        if known is not None:
+            self._forget(known.space)
+        return space
+
+    def _forget(self, space: str) -> None:
+        """Gives back the room of weights that are not what they were, unless another model has them still."""
+        if any(found.space == space for digests in self._digests.values() for found in digests.values()):
+            return
+        self._bytes -= sum(states.nbytes for states in self._held.pop(space, {}).values())
+        self._files.pop(space, None)
+
+
+def _config_of(model: Model) -> str:
+    """What a configuration says of how states are computed."""
+    config = {**model.config.to_dict(), "attention": getattr(model.config, "_attn_implementation", None)}
+    for name in ("_name_or_path", "name_or_path", "transformers_version"):
+        config.pop(name, None)
+    return str(sorted(config.items(), key=lambda item: item[0]))
 
 
 def _digest(about: str, weights: Iterable[Tensor]) -> str:

@@ -21,7 +21,7 @@ from compose.plan import Output, Plan
 from compose.runtime import files
 from compose.runtime.accepts import CALL
 from compose.runtime.aggregate import aggregate, check_heads
-from compose.runtime.apart import shares_of
+from compose.runtime.apart import Share, shares_of
 from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
@@ -121,9 +121,12 @@ class RunnablePlan:
         check_heads(asked, list(heads.values()))
         targets = dict(zip(asked.outputs, labels_by_output(labels, asked.outputs, every), strict=True))
         weights = loss_weights_of(loss_weights, asked.outputs, every)
-        shares = shares_of(self.model, self._branches, every, positions, list(inputs.values()))
-        if len(shares) > 1 and trunk_states is None and self.trunk:
-            trunk_states = self._trunk_of(inputs)
+        shares: tuple[Share, ...] = (Share(positions, True),)
+        if training and (self.model.training or labels is not None):  # else there is no step to make cheaper
+            depth = trunk_states.depth if isinstance(trunk_states, TrunkStates) else self.trunk
+            shares = shares_of(self.model, self._bindings, self._branches, every, positions, inputs, depth)
+            if len(shares) > 1 and trunk_states is None and depth:
+                trunk_states = self._trunk_of(inputs)
         results: dict[Output, TaskOutput] = {}
         for share in shares:
             with nullcontext() if share.recorded else torch.no_grad():

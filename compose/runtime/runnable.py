@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compose.compile import draw_drops, has_random_drops
 from compose.dsl import Expression, Slice, branches, to_text
-from compose.errors import BackboneError, InputError, RegistryError
+from compose.errors import BackboneError, InputError, Problem, RegistryError
 from compose.explain import Explanation, explain
 from compose.graph.check import check
 from compose.heads.head import Head
@@ -30,7 +30,7 @@ from compose.runtime.optimized import OptimizedPlan
 from compose.runtime.predict import evaluation, predict
 from compose.runtime.rows import check_route, local_index, route_names, select_rows
 from compose.runtime.tasks import labels_by_output, loss_weights_of, positions_of
-from compose.runtime.trunk import TrunkStates, check_trunk, depth_of, lower, upper, without_embedded
+from compose.runtime.trunk import TrunkStates, check_trunk, depth_of, lower, no_trunk, upper, without_embedded
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -155,7 +155,10 @@ class RunnablePlan:
 
     @property
     def trunk(self) -> int:
-        """How many layers come before the first that adapters reach or that is trained; their states never change."""
+        """How many layers come before the first that adapters, frozen ones too, reach or that is trained.
+
+        Their states never change.
+        """
         return depth_of(self._bindings.get(self._bindings.in_training(), None).plan, self.model.hooks.anatomy)
 
     def trunk_states(self, **inputs: Any) -> TrunkStates:
@@ -165,13 +168,13 @@ class RunnablePlan:
             InputError: if the plan has no trunk.
         """
         if not self.trunk:
-            raise InputError(
-                "the plan has no trunk",
-                why="adapters or trained weights act from the first layer on, or the backbone cannot be entered later",
-                hint="Drop(..., first=n) leaves the first n layers to the trunk",
-            )
+            raise InputError(self.no_trunk())
         with evaluation(self.model):
             return self._trunk_of(inputs)
+
+    def no_trunk(self) -> Problem:
+        """Why `trunk` is 0, for messages."""
+        return no_trunk(self.plan, self.model.hooks.anatomy, self._random_drops)
 
     def _trunk_of(self, inputs: Mapping[str, Any]) -> TrunkStates:
         """What the trunk makes of inputs in the mode that the model is in, without gradients."""

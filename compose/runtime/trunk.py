@@ -52,6 +52,28 @@ def depth_of(plan: Plan, anatomy: Anatomy) -> int:
     return len(anatomy.layers)
 
 
+def no_trunk(plan: Plan, anatomy: Anatomy, random: bool) -> Problem:
+    """Why a plan without a trunk has none.
+
+    Args:
+        plan: the plan, as it runs in evaluation.
+        anatomy: of its backbone.
+        random: whether the expression drops a random number of layers.
+    """
+    hint = "Drop(..., first=n) leaves the first n layers to the trunk"
+    if not anatomy.table.entry:
+        why, hint = "this backbone cannot be entered after its embeddings", "an encoder, or GPT-2 or LLaMA"
+    elif any(p.requires_grad for p in (*_outside(anatomy), *anatomy.layers[0].layer.parameters())):
+        why = "the backbone's embeddings or its first layer are trained, so that their states change at each step"
+        hint = "a regime that leaves them frozen"
+    elif random:
+        why = "its Drop is random: it drops another number of layers at each step of training, and none in evaluation"
+    else:
+        why = "adapters act, or branches part, from the first layer on; the trunk is the plain backbone's, so that "
+        why += "frozen adapters end it too"
+    return Problem("the plan has no trunk", why=why, hint=hint)
+
+
 def check_trunk(given: TrunkStates, plan: Plan, anatomy: Anatomy, rows: int, tokens: int | None) -> None:
     """Checks that states given are those of a plan's trunk; those of all layers serve a plan that needs the last.
 

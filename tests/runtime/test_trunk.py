@@ -8,6 +8,7 @@ import torch
 from compose import Drop, Parallel
 from compose.errors import InputError
 from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
 from compose.runtime.trunk import TrunkStates
 from tests import tiny
 
@@ -135,3 +136,21 @@ def test_reentrant_checkpoints_above_a_trunk_hand_gradients_on(architecture: str
     assert any("adapters" in name for name in found[0]) and found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_why_there_is_no_trunk() -> None:
+    model = model_of()
+
+    def why(plan: RunnablePlan) -> str:
+        with pytest.raises(InputError, match="no trunk") as caught:
+            plan.trunk_states(**tiny.inputs())
+        return caught.value.problems[0].why
+
+    assert "Drop is random" in why(model.plan(Drop("a", first=(1, 3))))
+    assert "cannot be entered" in why(model_of("t5").plan(None))
+    model.add_head("a", labels=2)
+    model.train_only("a", "heads")
+    assert "frozen adapters end it too" in why(model.plan("a"))
+    assert model.plan(Parallel(a=None)).trunk == LAYERS
+    model.train_only("a", "full")
+    assert "first layer are trained" in why(model.plan(None))

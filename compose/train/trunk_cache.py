@@ -15,12 +15,12 @@ from torch import Tensor
 
 from compose.errors import ConfigError, FileError, InputError, Problem
 from compose.methods.watched import Watched
+from compose.runtime.runnable import RunnablePlan
 from compose.runtime.trunk import TrunkStates
 from compose.train.segments import OwnFile, Segments
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
-    from compose.runtime.runnable import RunnablePlan
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -61,7 +61,8 @@ class TrunkCache:
             the room, and rounds each state by at most 1/256 of itself.
 
     Raises:
-        ConfigError: a dtype that is none of floating point, or a memory that is no whole number of at least 0.
+        ConfigError: a dtype that is none of floating point, a memory that is no whole number of at least 0, or a
+            folder that is no path.
         FileError: the folder cannot be made.
     """
 
@@ -77,6 +78,8 @@ class TrunkCache:
             problems.append(Problem(f"there is no cache dtype {dtype!r}", got=str(dtype), legal=tuple(DTYPES)))
         if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
             problems.append(Problem(f"memory={memory!r}, but a whole number of bytes, at least 0, is needed"))
+        if folder is not None and (not isinstance(folder, str | Path) or not str(folder)):
+            problems.append(Problem(f"folder={folder!r}, but the path of a folder is needed", hint="'trunk-states'"))
         if problems:
             raise ConfigError(problems)
         self.folder = None if folder is None else _made(Path(folder))
@@ -93,17 +96,18 @@ class TrunkCache:
         self._writes = True
         self._lock = threading.Lock()
 
-    def states(self, plan: RunnablePlan, inputs: Mapping[str, Tensor]) -> TrunkStates:
+    def states(self, plan: RunnablePlan, inputs: Mapping[str, Any]) -> TrunkStates:
         """The trunk's states of a batch: `plan(**inputs, trunk_states=cache.states(plan, inputs))`.
 
         Args:
             plan: whose trunk.
-            inputs: [rows, tokens] each, padded on the right.
+            inputs: [rows, tokens] each, padded on the right; None counts as not given.
 
         Raises:
-            InputError: if the plan has no trunk, or these are no texts.
+            InputError: if the plan has no trunk or is an optimized one, or these are no texts.
         """
-        rows = _check(inputs)
+        inputs = _checked(plan, inputs)
+        rows = len(inputs["input_ids"])
         depth, every = plan.trunk, plan.plan.aggregation is not None
         if not depth:
             return plan.trunk_states(**inputs)  # which says why there is none
@@ -216,24 +220,49 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _check(inputs: Mapping[str, Tensor]) -> int:
-    """The number of rows, if these are the tokens of texts."""
+def _checked(plan: RunnablePlan, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The inputs that are given, if they are the tokens of texts.
+
+    Raises:
+        InputError: with everything that is wrong.
+    """
+    if not isinstance(plan, RunnablePlan):
+        raise InputError(
+            f"the plan is a {type(plan).__name__}, but a trunk cache takes a plan of model.plan(...)",
+            why="states are kept for training, and optimized plans are for inference",
+            hint="the plan that it was made from",
+        )
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"inputs is a {type(inputs).__name__}, but names are needed", hint="{'input_ids': ids}")
+    given = {name: value for name, value in inputs.items() if value is not None}
     problems = [
         Problem(f"{name} is a {type(value).__name__}, but a trunk cache takes tensors")
-        for name, value in inputs.items()
+        for name, value in given.items()
         if not isinstance(value, Tensor)
     ]
-    ids = inputs.get("input_ids")
+    ids = given.get("input_ids")
     if ids is None:
         why = "states are found again by a text's tokens"
-        problems.append(
-            Problem("a trunk cache takes texts, so it needs input_ids", got=next(iter(inputs), ""), why=why)
-        )
-    elif isinstance(ids, Tensor) and (ids.dim() != 2 or not len(ids)):
+        problems.append(Problem("a trunk cache takes texts, so it needs input_ids", got=next(iter(given), ""), why=why))
+    elif isinstance(ids, Tensor) and (ids.dim() != 2 or not ids.numel()):
         problems.append(Problem(f"input_ids of shape {tuple(ids.shape)}, but at least one row of tokens is needed"))
+    if problems or ids is None:
+        raise InputError(problems)
+    plan.model.accepts.check_names(given, ())
+    plan.model.accepts.check_values(plan.model.backbone, given, len(ids))
+    rows, tokens = ids.shape
+    for name, tensor in given.items():
+        per_token = tensor.dim() >= 2 and tensor.shape[0] in (1, rows) and tensor.shape[1] == tokens
+        if not per_token and not (name == "attention_mask" and tensor.dim() == 4):
+            what = f"{name} is {list(tensor.shape)}, but a trunk cache takes [{rows} or 1, {tokens}, ...]"
+            problems.append(Problem(what, why="each row's states are kept for its tokens alone"))
+    mask = given.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and mask.is_floating_point():
+        what = f"attention_mask is of type {mask.dtype}, but whole numbers or truth values tell which tokens are there"
+        problems.append(Problem(what, hint="attention_mask.long()"))
     if problems:
         raise InputError(problems)
-    return len(inputs["input_ids"])
+    return given
 
 
 def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:

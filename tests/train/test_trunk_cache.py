@@ -312,14 +312,30 @@ def test_errors(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot be made"):
         TrunkCache(tmp_path / "file")
+    for folder in (b"states", 3, ""):
+        with pytest.raises(ConfigError, match="the path of a folder is needed"):
+            TrunkCache(folder)  # type: ignore[arg-type]
     cache, plan = TrunkCache(), model_of().plan(Drop("a", first=2))
     ids = tiny.inputs()["input_ids"]
+    ones = torch.ones_like(ids)
     for inputs, what in (
+        (ids, "is a Tensor, but names"),
+        ({"input_ids": ids, "attention_mask": ones[:, :5]}, "attention_mask is"),
+        ({"input_ids": ids, "attention_mask": ones[:1]}, "attention_mask is"),
+        ({"input_ids": ids, "attention_mask": ones.float()}, r"torch\.float32, but whole numbers"),
+        ({"input_ids": ids, "labels": ids[:, 0]}, "no input 'labels'"),
+        ({"input_ids": ids, "use_cache": torch.tensor(False)}, r"use_cache is \[\], but"),
+        ({"input_ids": ids, "position_ids": torch.arange(7)}, r"position_ids is \[7\], but"),
+        ({"input_ids": ids.float()}, "ids are whole numbers"),
+        ({"input_ids": ids[:, :0]}, "at least one row"),
         ({"pixel_values": torch.zeros(1, 3, 8, 8)}, "needs input_ids"),
         ({"input_ids": ids[:0]}, "at least one row"),
         ({"input_ids": ids, "output_hidden_states": True}, "is a bool"),
     ):
         with pytest.raises(InputError, match=what):
             cache.states(plan, inputs)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="OptimizedPlan, but a trunk cache takes a plan"):
+        cache.states(plan.optimize(backend="eager"), {"input_ids": ids})  # type: ignore[arg-type]
+    assert cache.states(plan, {"input_ids": ids, "attention_mask": None}).depth == 2
     with pytest.raises(InputError, match="no trunk"):
         TrunkCache().states(model_of().plan("a"), tiny.inputs())

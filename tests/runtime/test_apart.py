@@ -97,7 +97,11 @@ def test_rows_of_frozen_branches_are_not_recorded() -> None:
 def test_the_trunk_runs_once_for_both() -> None:
     model = model_of()
     runs = rows_recorded(model, Parallel(a=Drop("a", first=1), b=Drop("b", first=1)))
-    assert runs == [(0, 3, False), *((layer, 3, False) for layer in (1, 2, 3)), *((layer, 3, True) for layer in (1, 2, 3))]
+    assert runs == [
+        (0, 3, False),
+        *((layer, 3, False) for layer in (1, 2, 3)),
+        *((layer, 3, True) for layer in (1, 2, 3)),
+    ]
 
 
 def test_the_trunk_has_its_dropout_in_training() -> None:
@@ -142,7 +146,12 @@ def test_what_would_run_twice_for_too_little_runs_once() -> None:
     model = model_of()
     late = Stack("c", Parallel(a=Drop("a", first=LAYERS - 1), b=Drop("b", first=LAYERS - 1)))
     assert model.plan(late).trunk == 0
-    assert [rows for _, rows, _ in rows_recorded(model, late)] == [3, 3, 3, 6]  # one run each; the last one parts inside
+    assert [rows for _, rows, _ in rows_recorded(model, late)] == [
+        3,
+        3,
+        3,
+        6,
+    ]  # one run each; the last one parts inside
     assert len(rows_recorded(model, Parallel("a", "b"))) == 2 * LAYERS
 
 

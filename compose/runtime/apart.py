@@ -1,4 +1,4 @@
-"""Branches in which nothing is trained run by themselves where that is less work, so that a step records nothing of them.
+"""Branches in which nothing is trained run by themselves where that is less work: a step records nothing of them.
 
 Past the fork the rows of all branches lie in one batch, and autograd keeps and goes back through all of it
 for the sake of one. Apart, backward has the rows of trained branches only, but each layer between the trunk and the
@@ -74,7 +74,7 @@ def saves(whole: Bound, recorded: Bound, frozen: Bound, trunk: int) -> bool:
     """Whether two passes are less work than one, counted in layers times classes of rows.
 
     Forward is one for each class at a layer's input. So is backward, from the first layer on where something is
-    trained: weights of the backbone have no gradients, so that going back through a layer costs what it costs to run it.
+    trained: the backbone's weights have no gradients, so that going back through a layer costs what running it costs.
 
     Args:
         whole: the plan of all outputs.

@@ -148,7 +148,7 @@ class OwnFile:
 
     def _start(self) -> None:
         self._process = os.getpid()
-        self._file = tempfile.TemporaryFile(prefix="compose-trunk-", buffering=0)
+        self._file = tempfile.TemporaryFile(prefix="compose-trunk-", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, self._file.close)
         self._places: dict[bytes, tuple[int, int]] = {}
         self._map: mmap.mmap | None = None

@@ -57,7 +57,7 @@ def faults(value: Any, wanted: Any = DOCUMENT, where: str = "") -> Iterator[str]
     """What is missing of a value, or is something else, each with its place."""
     if isinstance(wanted, Depending):
         wanted = wanted.with_it if isinstance(value, Mapping) and wanted.mark in value else wanted.without
-    kind = wanted.of if isinstance(wanted, Each) else dict if isinstance(wanted, Mapping) else wanted
+    kind: Any = wanted.of if isinstance(wanted, Each) else dict if isinstance(wanted, Mapping) else wanted
     if not isinstance(value, kind):
         yield f"{where} is no {NAMES[kind]}"
     elif isinstance(wanted, Each):

@@ -50,11 +50,10 @@ def flop_ratio(target: Target, found: Found) -> float | None:
     """FLOPs of one contestant as a share of another's, for targets that are ratios of seconds."""
     if target.metric != "seconds" or not target.against:
         return None
-    names = (target.of, target.against, *filter(None, [target.beyond]))
-    ours, base, *fewer = (found.get(name, {}).get("flops") for name in names)
-    if not ours or not base or not all(fewer):
+    ours, base, fewer = (found.get(name, {}).get("flops") for name in (target.of, target.against, target.beyond))
+    if not ours or not base or (target.beyond and not fewer):
         return None
-    return float((ours - sum(fewer)) / target.adapters / base)
+    return float((ours - (fewer or 0)) / target.adapters / base)
 
 
 def expected_seconds(name: str, found: Found, by: str = "median") -> float | None:

@@ -118,6 +118,7 @@ class OwnFile:
     """Records in a file without a name: no other process can reach it, so it is mapped, and gone with this object."""
 
     def __init__(self) -> None:
+        self._map: mmap.mmap | None = None
         self._start()
 
     def append(self, key: bytes, payload: memoryview) -> None:
@@ -151,7 +152,7 @@ class OwnFile:
         self._file = tempfile.TemporaryFile(prefix="compose-trunk-", buffering=0)  # noqa: SIM115 - closed with this object
         weakref.finalize(self, self._file.close)
         self._places: dict[bytes, tuple[int, int]] = {}
-        self._map: mmap.mmap | None = None
+        self._map = None
 
 
 def _write(write: Callable[[memoryview], int | None], part: memoryview) -> None:

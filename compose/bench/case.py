@@ -63,6 +63,8 @@ class Target:
         metric: `seconds`, `memory`, `bound` (seconds against those that the FLOP count gives at the backbone's
             own rate), or the name of a fact.
         speed: say it the other way round, as so many times as fast.
+        beyond: another contestant, with fewer adapters: what counts is how much more than it `of` has.
+        adapters: by how many adapters; the figure is that of each.
     """
 
     of: str
@@ -70,6 +72,8 @@ class Target:
     against: str = ""
     metric: str = "seconds"
     speed: bool = False
+    beyond: str = ""
+    adapters: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Case:
         tokens: of a row.
         training: whether its calls are steps of training.
         calls: calls of each contestant in a round.
+        device: the only one that it can run on, if there is one.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Case:
     tokens: int = 128
     training: bool = False
     calls: int = 3
+    device: str = ""
 
     def told(
         self, contestant: Contestant, size: str, threads: int, device: str, texts: str, folder: str = ""

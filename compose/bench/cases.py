@@ -72,7 +72,11 @@ CASES: tuple[Case, ...] = (
         "fuse-scaling",
         "Fuse of 2 to 16 adapters, inference: what each further adapter costs",
         _counts("fuse", COUNTS),
-        (Target("ours, 16", 1.18 + 8 * 0.02, "plain"), Target("ours, 16", 1.0, "peer, 16")),
+        (
+            Target("ours, 16", 1.18 + 8 * 0.02, "plain"),
+            Target("ours, 16", 0.02, "plain", beyond="ours, 8", adapters=8),
+            Target("ours, 16", 1.0, "peer, 16"),
+        ),
     ),
     Case(
         "fuse-training",
@@ -127,6 +131,17 @@ CASES: tuple[Case, ...] = (
         (Target("ours", 1.05, "ours, one head"),),
     ),
     Case(
+        "mixed-64",
+        "64 adapters in one mixed batch: a Route whose rows each belong to another one, inference",
+        (
+            Contestant("ours", "route", {"adapters": 64}, tiny={"adapters": 4}),
+            Contestant("ours, one adapter", "single"),
+            PLAIN,
+        ),
+        rows=64,
+        calls=1,
+    ),
+    Case(
         "drop-training",
         "one adapter dropped from the first half of the layers, epochs of training after the first; "
         "the plain backbone is fine-tuned whole",
@@ -169,6 +184,30 @@ CASES: tuple[Case, ...] = (
         calls=1,
     ),
     Case(
+        "bf16-shared-heads",
+        "one adapter with ten heads, inference, the backbone in bf16",
+        _precisions("single", heads=10),
+        (Target("ours, bf16", 0.6, "ours"),),
+    ),
+    Case(
+        "bf16-training",
+        "one adapter, a step of training, the backbone in bf16",
+        (Contestant("ours, bf16", "single", {"precision": "bf16"}), _ours("single")),
+        (Target("ours, bf16", 0.6, "ours"),),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
+        "bf16-fuse-training",
+        "Fuse of 8 adapters, a step that trains the fusion, the backbone in bf16",
+        (Contestant("ours, bf16", "fuse", {"adapters": 8, "precision": "bf16"}), _ours("fuse", adapters=8)),
+        (Target("ours, bf16", 0.6, "ours"),),
+        rows=16,
+        training=True,
+        calls=1,
+    ),
+    Case(
         "bf16-texts",
         "MiniLM with three tasks that were trained on the bundled messages, in bf16: time and answers over real texts",
         (
@@ -198,6 +237,19 @@ CASES: tuple[Case, ...] = (
             Contestant("ours, eager", "fuse", {"adapters": 8, "shapes": SHAPES}, tiny={"adapters": 2}),
         ),
         (Target("ours", 1 / 1.1, "ours, eager", speed=True),),
+    ),
+    Case(
+        "cuda-graphs",
+        "Fuse of 8 adapters over a single row, inference: CUDA graphs against compiled and eager code",
+        (
+            Contestant("ours", "fuse", {"adapters": 8, "optimized": True, "mode": "reduce-overhead"}),
+            Contestant("ours, compiled", "fuse", {"adapters": 8, "optimized": True}),
+            Contestant("ours, eager", "fuse", {"adapters": 8}),
+            PLAIN,
+        ),
+        (Target("ours", 1.0, "ours, compiled"),),
+        rows=1,
+        device="cuda",
     ),
     Case(
         "compile",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compose.bench.fields import faults
 from compose.bench.machine import machine, now, versions
 from compose.bench.measure import Settings
-from compose.errors import FileError
+from compose.errors import FileError, Problem
 
 FORMAT = "compose-bench-1"
 
@@ -73,17 +75,22 @@ def check_writable(path: Path) -> None:
     """Says before anything is measured that a file could not be written.
 
     Raises:
-        FileError: its folder does not exist, or it is a folder itself.
+        FileError: its folder does not exist or takes no files, or it is a folder itself.
     """
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise FileError("is a folder" if path.is_dir() else "its folder does not exist", where=str(path))
+    try:
+        with tempfile.TemporaryFile(dir=path.resolve().parent):
+            pass
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file of figures.
 
     Raises:
-        FileError: it cannot be read, or is something else.
+        FileError: it cannot be read, is something else, or lacks fields.
     """
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -93,4 +100,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise FileError("is not JSON", where=str(path)) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise FileError("holds no figures of compose bench", where=str(path), hint="compose bench --json FILE")
+    problems = [Problem(fault, where=str(path)) for fault in faults(found)]
+    if problems:
+        raise FileError(problems)
     return found

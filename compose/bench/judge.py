@@ -37,6 +37,9 @@ def figure(target: Target, found: Found, by: str) -> float | None:
         expected, taken = expected_seconds(target.of, found, by), _value(target.of, "seconds", found, by)
         return taken / expected if taken is not None and expected else None
     value = _value(target.of, target.metric, found, by)
+    if value is not None and target.beyond:
+        fewer = _value(target.beyond, target.metric, found, by)
+        value = None if fewer is None else (value - fewer) / target.adapters
     if value is None or not target.against:
         return value
     base = _value(target.against, target.metric, found, by)
@@ -47,8 +50,10 @@ def flop_ratio(target: Target, found: Found) -> float | None:
     """FLOPs of one contestant as a share of another's, for targets that are ratios of seconds."""
     if target.metric != "seconds" or not target.against:
         return None
-    ours, base = (found.get(name, {}).get("flops") for name in (target.of, target.against))
-    return ours / base if ours and base else None
+    ours, base, fewer = (found.get(name, {}).get("flops") for name in (target.of, target.against, target.beyond))
+    if not ours or not base or (target.beyond and not fewer):
+        return None
+    return float((ours - (fewer or 0)) / target.adapters / base)
 
 
 def expected_seconds(name: str, found: Found, by: str = "median") -> float | None:

@@ -84,6 +84,8 @@ def wording(target: Result) -> str:
     if target["metric"] == "bound":
         return f"{target['of']}: time against the FLOP count at the backbone's own rate"
     what = {"seconds": "time", "memory": "peak memory"}.get(target["metric"], target["metric"])
+    if target.get("beyond"):
+        what = f"{what} of each adapter more than {target['beyond']} has,"
     return f"{target['of']}: {what}" + (f" against {target['against']}" if target["against"] else "")
 
 

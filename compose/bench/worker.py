@@ -22,6 +22,7 @@ SETUPS: Mapping[str, SetUp] = {
     "single": _ours,
     "fuse": _ours,
     "parallel": _ours,
+    "route": _ours,
     "drop": epochs.ours,
     "aggregation": epochs.ours,
     "texts": texts.ours,

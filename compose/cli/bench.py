@@ -32,7 +32,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+FROM = ("from_", "page")
+LIST = ("list_", "cases")
+"""What may stand beside `--from` and `--list`, which measure nothing."""
+
+
 def command(
+    context: typer.Context,
     cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="Cases; all by default.")] = None,
     peer: Annotated[
         str | None, typer.Option("--peer", metavar="PYTHON", help="An interpreter that has `adapters` installed.")
@@ -64,15 +70,17 @@ def command(
     from compose.bench.cases import find
     from compose.bench.document import check_writable, read_json
 
+    if list_:
+        _only(context, LIST, "--list measures nothing")
     chosen = find(cases or [])
     if list_:
         _list(chosen)
         return
+    if from_:
+        _only(context, FROM, "--from takes figures as they are")
     for path in filter(None, (json_, page)):
         check_writable(path)
     if from_:
-        if cases or json_:
-            raise ConfigError("--from takes figures as they are", hint="leave out the cases and --json")
         documents = [read_json(path) for path in from_]
         if page is None:
             _print([case for found in documents for case in found["cases"]])
@@ -81,6 +89,9 @@ def command(
         return
     if device is Device.cuda:
         _check_gpu()
+    chosen = _on(device, chosen)
+    if page is not None:
+        _check_plots(chosen)
     from compose.bench.measure import Settings
 
     with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +140,39 @@ def _check_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise InputError("there is no GPU that torch can use", where="--device cuda", hint="--device cpu")
+
+
+def _only(context: typer.Context, allowed: tuple[str, ...], what: str) -> None:
+    """ConfigError: options were given that would be ignored."""
+    ignored = [
+        parameter.opts[0] if parameter.param_type_name == "option" else "CASE"
+        for parameter in context.command.params
+        if parameter.name not in allowed and _is_given(context, parameter.name or "")
+    ]
+    if ignored:
+        raise ConfigError(what, why=f"so it would ignore {', '.join(ignored)}", hint=f"leave out {', '.join(ignored)}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _on(device: Device, cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    """The cases that can run on a device; says which cannot."""
+    for case in cases:
+        if case.device not in ("", device.value):
+            print(f"{case.name}: skipped, for it runs on --device {case.device} only", file=sys.stderr)
+    return tuple(case for case in cases if case.device in ("", device.value))
+
+
+def _check_plots(cases: tuple[Case, ...]) -> None:
+    """ConfigError: the page would have plots, but there is nothing to draw them with."""
+    from compose.bench.plots import PLOTS
+    from compose.train.extras import require
+
+    if any(case.name in PLOTS for case in cases):
+        require("matplotlib.figure")
 
 
 def _folder(cases: tuple[Case, ...], peer: str | None) -> str:

@@ -128,13 +128,10 @@ def check_trunk(model: Model, stage: Stage) -> None:
     """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
     plan = model.plan(stage.expression)
     model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
-    trunk = plan.trunk
+    problem = None if plan.trunk else plan.no_trunk()
     model.requires_grad_(False)
-    if not trunk:
-        raise ConfigError(
-            "trunk_cache: the first layer is adapted or trained already, so that nothing can be kept",
-            hint="Drop(..., first=n) in the expression leaves the first n layers alone",
-        )
+    if problem is not None:
+        raise ConfigError([replace(problem, what=f"trunk_cache: {problem.what}, so that nothing can be kept")])
 
 
 def load_backbone(recipe: Recipe) -> Model:

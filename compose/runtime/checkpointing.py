@@ -8,11 +8,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from compose.runtime.frame import Frame, entered, running
 
 ATTRIBUTE = "_gradient_checkpointing_func"
+HOOKS = "_require_grads_hooks"
+"""Where transformers keeps the hooks that make embeddings ask for gradients."""
+
+
+def is_reentrant(backbone: nn.Module) -> bool:
+    """Whether the embeddings' output asks for gradients, by a hook of transformers.
+
+    Reentrant checkpoints hand gradients on only through inputs that ask for them, so it does while they are on.
+    """
+    return bool(getattr(backbone, HOOKS, None))
+
+
+def as_embedded(backbone: nn.Module, states: Tensor) -> Tensor:
+    """States that stand in for the embeddings' output, asking for gradients where that would.
+
+    What enters above the embeddings passes their hook by.
+
+    Args:
+        backbone: the backbone.
+        states: what its first layer that runs is given.
+    """
+    asks = torch.is_grad_enabled() and not states.requires_grad and is_reentrant(backbone)
+    return states.detach().requires_grad_() if asks else states
 
 
 class _Reentering:
@@ -58,7 +82,7 @@ class Checkpointing:
         self._asks_for_gradients = True
         if not reentrant:
             self._take_input_gradients_back(backbone)
-        elif not getattr(backbone, "_require_grads_hooks", None):
+        elif not is_reentrant(backbone):
             backbone.enable_input_require_grads()
 
     def disable(self, backbone: Any) -> None:

@@ -10,11 +10,15 @@ from torch import nn
 from compose.dsl import Expression, branches, fuses, leaves, outputs, own_name
 from compose.errors import ConfigError, Problem
 from compose.runtime.merged import require_unmerged
+from compose.runtime.precision import precision_of
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
 
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
+
+BACKBONE = ("last_layers", "full", "full+adapters")
+"""Regimes that train weights of the backbone."""
 
 NORMS = ("LayerNorm", "RMSNorm")
 
@@ -49,12 +53,15 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
     """Sets what is trained.
 
     Raises:
-        ConfigError: if the regime is unknown, or there is nothing that it could train.
+        ConfigError: if the regime is unknown, there is nothing that it could train, or it trains the backbone's own
+            weights in a type that is too coarse.
         CompileError: if the expression has no meaning.
     """
     check_regime(model, expression, regime, last)
     if regime not in ("heads", "fusion"):
         require_unmerged([model.hooks], "what is trained would not be what is run")
+    if regime in BACKBONE or train_layer_norms:
+        _check_precision(model, regime if regime in BACKBONE else "train_layer_norms")
     model.plan(expression)
     chosen: dict[str, list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -90,6 +97,18 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
             parameter.requires_grad_(True)
     parts = {what: sum(p.numel() for p in parameters) for what, parameters in chosen.items()}
     return Trainable(regime, parts, sum(p.numel() for p in model.parameters()))
+
+
+def _check_precision(model: Model, what: str) -> None:
+    """ConfigError: the backbone's own weights would be trained, in too coarse a type."""
+    dtype = next(model.backbone.parameters()).dtype
+    if dtype.itemsize < 4:
+        name = precision_of(dtype)
+        raise ConfigError(
+            f"{what} trains weights of the backbone, which {name} is too coarse for",
+            why=f"a step of AdamW is smaller than what {name} can tell apart",
+            hint="a backbone in float32",
+        )
 
 
 def heads_of(expression: Expression) -> tuple[str, ...]:

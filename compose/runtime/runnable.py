@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from compose.compile import draw_drops, has_random_drops
 from compose.dsl import Expression, Slice, branches, to_text
-from compose.errors import BackboneError, InputError, RegistryError
+from compose.errors import BackboneError, InputError, Problem, RegistryError
 from compose.explain import Explanation, explain
 from compose.graph.check import check
 from compose.heads.head import Head
@@ -21,7 +21,7 @@ from compose.plan import Output, Plan
 from compose.runtime import files
 from compose.runtime.accepts import CALL
 from compose.runtime.aggregate import aggregate, check_heads
-from compose.runtime.apart import shares_of
+from compose.runtime.apart import Share, shares_of
 from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
@@ -34,7 +34,7 @@ from compose.runtime.optimized import OptimizedPlan
 from compose.runtime.predict import evaluation, predict
 from compose.runtime.rows import check_route, local_index, route_names, select_rows
 from compose.runtime.tasks import labels_by_output, loss_weights_of, positions_of
-from compose.runtime.trunk import TrunkStates, check_trunk, depth_of, lower, upper, without_embedded
+from compose.runtime.trunk import TrunkStates, check_trunk, depth_of, lower, no_trunk, upper, without_embedded
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -130,9 +130,12 @@ class RunnablePlan:
             inverses = inverses_of(self.model, self._branches, asked.outputs, list(heads.values()))
         targets = dict(zip(asked.outputs, labels_by_output(labels, asked.outputs, every), strict=True))
         weights = loss_weights_of(loss_weights, asked.outputs, every)
-        shares = shares_of(self.model, self._branches, every, positions, list(inputs.values()))
-        if len(shares) > 1 and trunk_states is None and self.trunk:
-            trunk_states = self._trunk_of(inputs)
+        shares: tuple[Share, ...] = (Share(positions, True),)
+        if training and (self.model.training or labels is not None):  # else there is no step to make cheaper
+            depth = trunk_states.depth if isinstance(trunk_states, TrunkStates) else self.trunk
+            shares = shares_of(self.model, self._bindings, self._branches, every, positions, inputs, depth)
+            if len(shares) > 1 and trunk_states is None and depth:
+                trunk_states = self._trunk_of(inputs)
         results: dict[Output, TaskOutput] = {}
         for share in shares:
             with nullcontext() if share.recorded else torch.no_grad():
@@ -162,7 +165,10 @@ class RunnablePlan:
 
     @property
     def trunk(self) -> int:
-        """How many layers come before the first that adapters reach or that is trained; their states never change."""
+        """How many layers come before the first that adapters, frozen ones too, reach or that is trained.
+
+        Their states never change.
+        """
         if self.model.hooks.merged.names:  # `None`, as which it is computed, has no meaning over merged weights
             return 0
         return depth_of(self._bindings.get(self._bindings.in_training(), None).plan, self.model.hooks.anatomy)
@@ -174,13 +180,13 @@ class RunnablePlan:
             InputError: if the plan has no trunk.
         """
         if not self.trunk:
-            raise InputError(
-                "the plan has no trunk",
-                why="adapters or trained weights act from the first layer on, or the backbone cannot be entered later",
-                hint="Drop(..., first=n) leaves the first n layers to the trunk",
-            )
+            raise InputError(self.no_trunk())
         with evaluation(self.model):
             return self._trunk_of(inputs)
+
+    def no_trunk(self) -> Problem:
+        """Why `trunk` is 0, for messages."""
+        return no_trunk(self.plan, self.model.hooks.anatomy, self._random_drops)
 
     def _trunk_of(self, inputs: Mapping[str, Any]) -> TrunkStates:
         """What the trunk makes of inputs in the mode that the model is in, without gradients."""

@@ -17,6 +17,7 @@ from compose.backbones.resolve import Anatomy
 from compose.backbones.table import Entry
 from compose.errors import InputError, Problem
 from compose.plan import Plan
+from compose.runtime.checkpointing import as_embedded
 
 HINT = "plan.trunk_states(**inputs) gives those that fit"
 
@@ -51,6 +52,28 @@ def depth_of(plan: Plan, anatomy: Anatomy) -> int:
         if layer.index in acting or rows.gather is not None or trained:
             return layer.index
     return len(anatomy.layers)
+
+
+def no_trunk(plan: Plan, anatomy: Anatomy, random: bool) -> Problem:
+    """Why a plan without a trunk has none.
+
+    Args:
+        plan: the plan, as it runs in evaluation.
+        anatomy: of its backbone.
+        random: whether the expression drops a random number of layers.
+    """
+    hint = "Drop(..., first=n) leaves the first n layers to the trunk"
+    if not anatomy.table.entry:
+        why, hint = "this backbone cannot be entered after its embeddings", "an encoder, or GPT-2 or LLaMA"
+    elif any(p.requires_grad for p in (*_outside(anatomy), *anatomy.layers[0].layer.parameters())):
+        why = "the backbone's embeddings or its first layer are trained, so that their states change at each step"
+        hint = "a regime that leaves them frozen"
+    elif random:
+        why = "its Drop is random: it drops another number of layers at each step of training, and none in evaluation"
+    else:
+        why = "adapters act, or branches part, from the first layer on; the trunk is the plain backbone's, so that "
+        why += "frozen adapters end it too"
+    return Problem("the plan has no trunk", why=why, hint=hint)
 
 
 def check_trunk(given: TrunkStates, plan: Plan, anatomy: Anatomy, rows: int, tokens: int | None) -> None:
@@ -91,7 +114,7 @@ def lower(backbone: nn.Module, anatomy: Anatomy, depth: int) -> nn.Module:
 
 def upper(backbone: nn.Module, anatomy: Anatomy, given: TrunkStates) -> nn.Module:
     """The backbone from the layer at a depth on; what it makes of its inputs is replaced by the states given."""
-    last = given.states[-1]
+    last = as_embedded(backbone, given.states[-1])
     results: dict[Entry, Callable[..., Any]] = {
         "states": lambda *_, **__: last,
         "nothing": lambda *_, **__: last.new_zeros(()),

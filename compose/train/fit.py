@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compose.dsl import fuses, own_name
-from compose.errors import ConfigError, InputError
+from compose.errors import ConfigError, InputError, Problem
 from compose.runtime.batches import limit_problems, step_limits
 from compose.train.collator import TaskCollator
 from compose.train.epochs import epochs
@@ -46,7 +46,7 @@ class Settings:
             of long rows has fewer of them, so that each counts for more.
 
     Raises:
-        ConfigError: a limit that is no whole number of at least 1.
+        ConfigError: epochs or a limit that is no whole number of at least 1.
     """
 
     epochs: int = 3
@@ -60,6 +60,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         problems = limit_problems(self.batch_size, self.batch_tokens)
+        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
+            problems.append(Problem(f"epochs={self.epochs!r}, but a whole number of at least 1 is needed"))
         if problems:
             raise ConfigError(problems)
 

@@ -1,23 +1,30 @@
-"""Records in append-only files that several processes share: written by one each, read by all.
+"""Records in append-only files: those of a folder, which processes share, and those of one process alone.
 
-A process appends to a segment of its own, so that no lock is needed. A record is complete or it is not there:
-what a process left unfinished is shorter than its header says, and what is damaged does not have its checksum.
+In a folder each process appends to a segment of its own, so that no lock is needed. A record is complete or it is
+not there: what a process left unfinished is shorter than its header says, and what is damaged does not have its
+checksum. Others may change or cut off a segment at any time, so records are read into memory of their own and
+checked each time; a mapped file that becomes shorter would end the process.
 """
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import struct
+import tempfile
 import uuid
+import weakref
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-MAGIC = b"compose1"
-HEADER = struct.Struct("<8s32sQ16s")
-"""Magic, key, bytes of the payload, checksum of key and payload: 64 bytes, so that payloads stay aligned."""
+MAGIC = b"compose2"
+HEADER = struct.Struct("<8s32sQ8xI")
+"""Magic, key, bytes of the payload, and the payload's CRC-32; the header's own CRC-32 follows it."""
+
+BEGINS = HEADER.size + 4
+"""Bytes from a record's begin to its payload: 64, so that payloads stay aligned."""
 
 KEY_BYTES = 32
 
@@ -26,7 +33,7 @@ class _Place(NamedTuple):
     segment: Path
     offset: int
     size: int
-    checksum: bytes
+    checksum: int
 
 
 class Segments:
@@ -34,16 +41,17 @@ class Segments:
 
     Args:
         folder: where they are; made if it is not there.
+
+    Raises:
+        OSError: it cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._own = folder / f"{uuid.uuid4().hex}.segment"
+        self._name = uuid.uuid4().hex
         self._places: dict[bytes, _Place] = {}
-        self._sound: set[bytes] = set()
         self._scanned: dict[Path, int] = {}
-        self._maps: dict[Path, mmap.mmap] = {}
         self.refresh()
 
     def append(self, key: bytes, payload: memoryview) -> None:
@@ -52,75 +60,99 @@ class Segments:
         Raises:
             OSError: it cannot be written, as when the disk is full.
         """
-        checksum = _checksum(key, payload)
-        padding = -payload.nbytes % HEADER.size
-        with self._own.open("ab", buffering=0) as file:
+        own = self.folder / f"{self._name}-{os.getpid()}.segment"  # forked processes do not share one
+        checksum = zlib.crc32(payload)
+        header = HEADER.pack(MAGIC, key, payload.nbytes, checksum)
+        padding = -payload.nbytes % BEGINS
+        with own.open("ab", buffering=0) as file:
             offset = file.tell()
-            header = HEADER.pack(MAGIC, key, payload.nbytes, checksum)
-            for part in (memoryview(header), payload, memoryview(bytes(padding))):
-                _write(file.write, part)
-        self._places[key] = _Place(self._own, offset + HEADER.size, payload.nbytes, checksum)
-        self._scanned[self._own] = offset + HEADER.size + payload.nbytes + padding
+            for part in (header, struct.pack("<I", zlib.crc32(header)), payload, bytes(padding)):
+                _write(file.write, memoryview(part))
+        self._places[key] = _Place(own, offset + BEGINS, payload.nbytes, checksum)
+        self._scanned[own] = offset + BEGINS + payload.nbytes + padding
 
-    def find(self, key: bytes) -> memoryview | None:
+    def find(self, key: bytes) -> bytearray | None:
         """A record's payload, None if there is none or it is damaged."""
         place = self._places.get(key)
         if place is None:
             return None
-        end = place.offset + place.size
-        mapped = self._mapped(place.segment, end)
-        if mapped is None:
+        payload = bytearray(place.size)
+        try:
+            with place.segment.open("rb", buffering=0) as file:
+                file.seek(place.offset)
+                read = file.readinto(payload)
+        except OSError:  # taken away, or not ours to read
+            read = 0
+        if read != place.size or zlib.crc32(payload) != place.checksum:
             del self._places[key]
             return None
-        payload = memoryview(mapped)[place.offset : end]
-        if key not in self._sound:
-            if _checksum(key, payload) != place.checksum:
-                del self._places[key]
-                return None
-            self._sound.add(key)
         return payload
 
     def refresh(self) -> None:
-        """Looks for records that other processes have written."""
+        """Looks for records that other processes have written; passes over what cannot be read."""
         for segment in self.folder.glob("*.segment"):
             try:
-                if segment.stat().st_size > self._scanned.get(segment, 0):
+                if segment.is_file() and segment.stat().st_size > self._scanned.get(segment, 0):
                     self._scan(segment)
-            except FileNotFoundError:  # taken away meanwhile
+            except OSError:  # taken away meanwhile, or not ours to read
                 continue
 
     def _scan(self, segment: Path) -> None:
         size, offset = segment.stat().st_size, self._scanned.get(segment, 0)
         with segment.open("rb") as file:
-            while offset + HEADER.size <= size:
+            while offset + BEGINS <= size:
                 file.seek(offset)
-                magic, key, payload, checksum = HEADER.unpack(file.read(HEADER.size))
-                begin = offset + HEADER.size
-                if magic != MAGIC or begin + payload > size:
+                header, own = file.read(HEADER.size), file.read(4)
+                if own != struct.pack("<I", zlib.crc32(header)):
                     break  # unfinished, or damaged: nothing after it can be found
+                magic, key, payload, checksum = HEADER.unpack(header)
+                begin = offset + BEGINS
+                if magic != MAGIC or begin + payload > size:
+                    break
                 self._places.setdefault(key, _Place(segment, begin, payload, checksum))
-                offset = begin + payload + (-payload % HEADER.size)
+                offset = begin + payload + (-payload % BEGINS)
         self._scanned[segment] = offset
 
-    def _mapped(self, segment: Path, end: int) -> mmap.mmap | None:
-        """The segment in memory, at least up to `end`; None if it has become shorter."""
-        mapped = self._maps.get(segment)
-        if mapped is None or len(mapped) < end:
-            try:
-                with segment.open("rb") as file:
-                    if os.fstat(file.fileno()).st_size < end:
-                        return None
-                    # Private and writable: torch warns of memory that is not writable.
-                    mapped = self._maps[segment] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except OSError:
-                return None
-        return mapped
 
+class OwnFile:
+    """Records in a file without a name: no other process can reach it, so it is mapped, and gone with this object."""
 
-def _checksum(key: bytes, payload: memoryview) -> bytes:
-    found = hashlib.blake2b(key, digest_size=16)
-    found.update(payload)
-    return found.digest()
+    def __init__(self) -> None:
+        self._map: mmap.mmap | None = None
+        self._start()
+
+    def append(self, key: bytes, payload: memoryview) -> None:
+        """Adds a record.
+
+        Raises:
+            OSError: it cannot be written, as when the disk is full.
+        """
+        if self._process != os.getpid():  # forked: what both wrote would lie on top of each other
+            self._start()
+        offset = self._file.seek(0, os.SEEK_END)
+        for part in (payload, bytes(-payload.nbytes % BEGINS)):
+            _write(self._file.write, memoryview(part))
+        self._places[key] = (offset, payload.nbytes)
+
+    def find(self, key: bytes) -> memoryview | None:
+        """A record's payload, None if there is none."""
+        if key not in self._places:
+            return None
+        offset, size = self._places[key]
+        if self._map is None or len(self._map) < offset + size:
+            # Private and writable: torch warns of memory that is not writable.
+            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return memoryview(self._map)[offset : offset + size]
+
+    def refresh(self) -> None:
+        """Nobody else writes here."""
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._file = tempfile.TemporaryFile(prefix="compose-trunk-", buffering=0)  # noqa: SIM115 - closed with this object
+        weakref.finalize(self, self._file.close)
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._map = None
 
 
 def _write(write: Callable[[memoryview], int | None], part: memoryview) -> None:

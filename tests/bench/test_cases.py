@@ -48,6 +48,7 @@ def test_names_are_unique_and_targets_are_of_contestants() -> None:
         assert len(set(names)) == len(names), case.name
         for target in case.targets:
             assert target.of in names and target.against in ("", *names), (case.name, target)
+            assert target.beyond in ("", *names) and target.adapters >= 1, (case.name, target)
 
 
 def test_every_contestant_can_be_set_up() -> None:

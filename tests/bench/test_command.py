@@ -20,6 +20,7 @@ from compose.bench.cases import CASES
 from compose.bench.document import command_line, read_json, write_json
 from compose.bench.judge import expected_seconds, judge
 from compose.bench.page import write_page
+from compose.bench.tables import wording
 from compose.bench.texts import bundled_texts, read_texts
 from compose.bench.workers import Worker, command_of
 from compose.cli import main
@@ -178,6 +179,25 @@ def test_ratios_bounds_and_targets() -> None:
     assert fact["value"] == 0.004 and fact["reached"] and "value" not in missing and "reached" not in missing
 
 
+def test_the_slope_of_a_scaling() -> None:
+    found = {
+        "16": {"by": "ours", "median": 1.4, "minimum": 1.3, "flops": 140},
+        "8": {"by": "ours", "median": 1.2, "minimum": 1.2, "flops": 120},
+        "plain": {"by": "plain", "median": 2.0, "minimum": 1.0, "flops": 100},
+    }
+    (told,) = judge([Target("16", 0.02, "plain", beyond="8", adapters=8)], found)
+    assert told["value"] == pytest.approx(0.0125) and told["reached"]
+    assert told["value_of_minima"] == pytest.approx(0.0125) and told["bound"] == pytest.approx(0.025)
+    assert wording(told) == "16: time of each adapter more than 8 has, against plain"
+    assert "value" not in judge([Target("16", 0.02, "plain", beyond="4", adapters=8)], found)[0]
+
+
+def test_cases_of_other_devices_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("cuda-graphs", "--size", "tiny", "--json", str(tmp_path / "out.json")) == 0
+    assert "cuda-graphs: skipped, for it runs on --device cuda only" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_list_needs_nothing_that_computes() -> None:
     code = (
         "import sys\nfor name in ('torch', 'transformers', 'numpy', 'matplotlib'):\n    sys.modules[name] = None\n"
@@ -196,6 +216,9 @@ def test_the_list_needs_nothing_that_computes() -> None:
         (("parallel", "--peer", sys.executable), "that interpreter has no adapters"),
         (("parallel", "--json", "no/such/folder/out.json"), "no/such/folder/out.json: its folder does not exist"),
         (("parallel", "--page", "."), ".: is a folder"),
+        (("--list", "--rounds", "3", "--json", "x.json"), "so it would ignore --json, --rounds"),
+        (("--list", "--from", "x.json"), "so it would ignore --from"),
+        (("--from", "x.json", "--note", "n", "--threads", "1"), "so it would ignore --threads, --note"),
         (("parallel", "--texts", "no-such.jsonl"), "no-such.jsonl: cannot be read"),
         (("--from", "no-such.json"), "no-such.json: cannot be read"),
         (("parallel", "--device", "cuda"), "there is no GPU that torch can use"),
@@ -220,6 +243,45 @@ def test_files_that_hold_no_figures(content: str, tmp_path: Path, capsys: pytest
     (tmp_path / "x.json").write_text(content)
     assert call("--from", str(tmp_path / "x.json")) == 2
     assert "x.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (("date",), "x.json: date is missing"),
+        (("machine",), "x.json: machine is missing"),
+        (("cases", 0, "shows"), "x.json: cases.0.shows is missing"),
+        (("cases", 1, "contestants", "ours", "peak"), "x.json: cases.1.contestants.ours.peak is missing"),
+        (("cases", 0, "targets", 0, "reached"), "x.json: cases.0.targets.0.reached is missing"),
+    ],
+)
+def test_figures_that_lack_fields(
+    path: tuple[Any, ...], said: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = read_json(folder / "out.json")
+    inner: Any = figures
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    (tmp_path / "x.json").write_text(json.dumps({**figures, "threads": "two"}))
+    assert call("--from", str(tmp_path / "x.json")) == 2
+    told = capsys.readouterr().err
+    assert said in told and "threads is no whole number" in told and "Traceback" not in told
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc takes no files, whoever asks")
+def test_what_cannot_be_written_is_found_before_measuring(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--json", "--page"):
+        assert call("parallel", option, "/proc/figures") == 2
+        assert "/proc/figures: cannot be written" in capsys.readouterr().err
+
+
+def test_a_page_without_matplotlib_is_found_before_measuring(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert call("fuse-scaling", "--page", str(tmp_path / "page.md")) == 2
+    assert "matplotlib is not installed" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_figures_are_not_measured_and_read_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

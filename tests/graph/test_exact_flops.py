@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig
 
 from compose.backbones.resolve import resolve
 from compose.compile import Options, compile_plan
-from compose.dsl import Expression, fuses, own_name, parse
+from compose.dsl import Expression, Parallel, fuses, own_name, parse
 from compose.explain import Explanation, explain
 from compose.graph.check import fusion_sites
 from compose.graph.sites import Vocabulary
 from compose.methods.registry import make_config
+from compose.runtime import apart
 from compose.specs import BackboneSpec, FusionSpec, HeadSpec
 from tests import tiny
 from tests.graph.test_flops import counted, planned
@@ -101,3 +103,27 @@ def test_what_torch_counts() -> None:
     plans = {text: planned(model, text) for text in MEASURED}
     assert {text: counted(plan, batch) for text, plan in plans.items()} == MEASURED
     assert {text: plan.explain(3, 16).flops for text, plan in plans.items()} == MEASURED
+
+
+STEPS = {
+    "whole": 172_283_520,
+    "apart": 93_431_424,
+}
+"""A step over Parallel of 8 that trains one of them, its rows with the others' and apart from them."""
+
+
+def test_a_step_over_branches_of_which_one_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart, backward has one branch's rows; all together the rows of eight."""
+    model = tiny.model("bert", 12, torch.float32, attn_implementation="eager")
+    for name in NAMES:
+        model.add_adapter(name, "seq_bn", bottleneck_size=4)
+        model.add_head(name, labels=3, pooling="first")
+    model.train_only("a0")
+    plan, batch = model.plan(Parallel(*NAMES)), tiny.inputs("bert", 3, 16, dtype=torch.float32)
+    found = {}
+    for way, saves in (("apart", apart.saves), ("whole", lambda *_: False)):
+        monkeypatch.setattr(apart, "saves", saves)
+        with FlopCounterMode(display=False) as counter:
+            plan(**batch, labels={"a0": torch.tensor([0, 1, 2])}).loss.backward()
+        found[way] = counter.get_total_flops()
+    assert found == STEPS

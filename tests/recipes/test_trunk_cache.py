@@ -61,7 +61,7 @@ def test_a_recipe_with_a_cache_runs(tmp_path: Path) -> None:
 
 def test_a_stage_without_a_trunk_is_said_before_training(tmp_path: Path) -> None:
     stream = io.StringIO()
-    with pytest.raises(RecipeError, match="first layer is adapted or trained already") as caught:
+    with pytest.raises(RecipeError, match="adapters act, or branches part, from the first layer on") as caught:
         run(written(tmp_path, "letter"), out=tmp_path / "run", console=Console(stream))
     line = next(n for n, text in enumerate(RECIPE.splitlines(), 1) if "trunk_cache" in text)
     assert f"tiny.yaml:{line}:" in str(caught.value) and "Drop(..., first=n)" in str(caught.value)

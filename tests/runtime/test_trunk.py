@@ -8,6 +8,7 @@ import torch
 from compose import Drop, Parallel
 from compose.errors import InputError
 from compose.runtime.model import Model
+from compose.runtime.runnable import RunnablePlan
 from compose.runtime.trunk import TrunkStates
 from tests import tiny
 
@@ -110,3 +111,46 @@ def test_states_that_do_not_fit() -> None:
 
 def test_t5_has_no_trunk() -> None:
     assert model_of("t5").plan(None).trunk == 0
+
+
+@pytest.mark.parametrize("way", ("plan", "trunk states", "apart"))
+@pytest.mark.parametrize("architecture", ("bert", "gpt2"))
+def test_reentrant_checkpoints_above_a_trunk_hand_gradients_on(architecture: str, way: str) -> None:
+    model, inputs = model_of(architecture), tiny.inputs(architecture)
+    for name in ("a", "b"):
+        model.add_head(name, labels=2, pooling="first")
+    alone = Drop("a", first=2)
+    plan = model.plan(Parallel(a=alone, b=Drop("b", first=2)) if way == "apart" else alone)
+    model.train_only(alone)
+    model.train()
+    labels = {"a": torch.tensor([0, 1, 1])}
+    found = []
+    for options in (None, {"use_reentrant": True}):
+        if options:
+            model.gradient_checkpointing_enable(options)
+        model.zero_grad()
+        torch.manual_seed(0)  # GPT-2's heads have dropout
+        given = {"trunk_states": plan.trunk_states(**inputs)} if way == "trunk states" else {}
+        plan(**inputs, labels=labels, **given).loss.backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert any("adapters" in name for name in found[0]) and found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_why_there_is_no_trunk() -> None:
+    model = model_of()
+
+    def why(plan: RunnablePlan) -> str:
+        with pytest.raises(InputError, match="no trunk") as caught:
+            plan.trunk_states(**tiny.inputs())
+        return caught.value.problems[0].why
+
+    assert "Drop is random" in why(model.plan(Drop("a", first=(1, 3))))
+    assert "cannot be entered" in why(model_of("t5").plan(None))
+    model.add_head("a", labels=2)
+    model.train_only("a", "heads")
+    assert "frozen adapters end it too" in why(model.plan("a"))
+    assert model.plan(Parallel(a=None)).trunk == LAYERS
+    model.train_only("a", "full")
+    assert "first layer are trained" in why(model.plan(None))

@@ -146,3 +146,9 @@ def test_recipes_say_budgets(tmp_path: Any) -> None:
 )
 def test_wrong_budgets_in_recipes(said: str, message: str) -> None:
     assert message in error_of(changed("learning_rate: 5e-4", said))
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, True])
+def test_epochs_are_a_whole_number_of_at_least_1(epochs: Any) -> None:
+    with pytest.raises(ConfigError, match=f"epochs={epochs}, but a whole number of at least 1"):
+        Settings(epochs=epochs)

@@ -200,3 +200,18 @@ def test_errors(model: Model) -> None:
     with pytest.raises(CompileError, match="nowhere"):
         model.train_only(Stack("a", "nowhere"))
     assert trained_names(model) == before
+
+
+def test_a_backbone_in_bf16_is_not_trained() -> None:
+    model = tiny.model("bert", 2, torch.bfloat16)
+    model.add_adapter("a", "seq_bn")
+    for options in (
+        {"regime": "full"},
+        {"regime": "last_layers"},
+        {"regime": "full+adapters"},
+        {"train_layer_norms": True},
+    ):
+        with pytest.raises(ConfigError, match="trains weights of the backbone, which bf16 is too coarse for"):
+            model.train_only("a", **options)
+    assert asked(model.backbone) == 0
+    assert model.train_only("a").count == asked(model.adapters)

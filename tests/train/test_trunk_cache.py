@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from compose import Drop, Parallel
 from compose.errors import ConfigError, FileError, InputError
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
-from compose.train.segments import Segments
+from compose.train.segments import OwnFile, Segments
 from compose.train.trunk_cache import TrunkCache
 from tests import tiny
 
@@ -86,6 +88,56 @@ def test_a_weight_that_changes_meanwhile_is_seen() -> None:
     assert cache.computed == 10
 
 
+def test_weights_that_are_replaced_are_seen() -> None:
+    """The memory of a weight that is gone is given to the next one, which has as many versions."""
+    model, cache = model_of(), TrunkCache()
+    plan, inputs = model.plan(Drop("a", first=2)), tiny.inputs()
+    outputs = [layer.output for layer in model.backbone.encoder.layer[:2]]
+
+    def weight() -> Tensor:
+        return torch.randn(32, 64, dtype=torch.float64) * 0.3
+
+    def parameter() -> None:
+        outputs[0].dense.weight = torch.nn.Parameter(weight(), requires_grad=False)
+
+    def module() -> None:
+        outputs[1].dense = torch.nn.Linear(64, 32, dtype=torch.float64).requires_grad_(False)
+
+    def data() -> None:
+        outputs[1].dense.weight.data = weight()
+
+    for change in (parameter, module, data) * 5:
+        change()
+        with torch.no_grad():
+            found = plan.states(**inputs, trunk_states=cache.states(plan, inputs)).last_hidden_state
+            expected = plan.states(**inputs).last_hidden_state
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert cache.computed == 15 * len(inputs["input_ids"])
+    assert [len(digests) for digests in cache._digests.values()] == [1]
+
+
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_states_of_weights_that_have_changed_are_forgotten(memory: int) -> None:
+    model, cache = model_of(), TrunkCache(memory=memory)
+    twin = copy.deepcopy(model)
+    held = []
+    for _ in range(3):
+        agrees(cache, model.plan(Drop("a", first=2)))
+        held.append((cache._bytes, len(cache._held), len(cache._files)))
+        with torch.no_grad():
+            next(model.backbone.parameters()).add_(0.01)
+    assert len(set(held)) == 1
+    model = copy.deepcopy(twin)
+    agrees(cache, twin.plan(Drop("a", first=2)))
+    agrees(cache, model.plan(Drop("a", first=2)))
+    with torch.no_grad():
+        next(model.backbone.parameters()).add_(0.01)
+    agrees(cache, model.plan(Drop("a", first=2)))
+    before = cache.computed
+    agrees(cache, twin.plan(Drop("a", first=2)))  # whose weights are what they were
+    assert cache.computed == before
+
+
 def test_what_lies_above_does_not_matter(tmp_path: Path) -> None:
     model = model_of()
     agrees(TrunkCache(tmp_path), model.plan(Drop("a", first=2)))
@@ -118,6 +170,61 @@ def test_what_was_cut_off_is_computed_anew(tmp_path: Path, keep: int) -> None:
     again = TrunkCache(tmp_path)
     agrees(again, plan)
     assert again.computed >= 4
+
+
+def test_what_is_damaged_or_cut_off_later_is_computed_anew(tmp_path: Path) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    cache = TrunkCache(tmp_path, memory=0)
+    agrees(cache, plan)
+    segment = next(tmp_path.rglob("*.segment"))
+    content = bytearray(segment.read_bytes())
+    content[70] ^= 0xFF
+    segment.write_bytes(content)
+    agrees(cache, plan)
+    assert cache.computed == 6
+    for other in tmp_path.rglob("*.segment"):
+        with other.open("r+b") as file:
+            file.truncate(100)
+    agrees(cache, plan)
+    assert cache.computed == 11
+
+
+def test_other_things_in_the_folder_are_passed_over(tmp_path: Path) -> None:
+    plan = model_of().plan(Drop("a", first=2))
+    agrees(TrunkCache(tmp_path), plan)
+    (space,) = tmp_path.iterdir()
+    (space / "folder.segment").mkdir()
+    (space / "link.segment").symlink_to(tmp_path / "nowhere")
+    again = TrunkCache(tmp_path)
+    agrees(again, plan)
+    assert again.computed == 0
+    shutil.rmtree(space)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        agrees(again, plan)  # by what is held in memory, and by computing the rest
+    space.touch()
+    with pytest.warns(UserWarning, match="cannot be written"):
+        agrees(TrunkCache(tmp_path, memory=0), plan)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("kind", [Segments, OwnFile])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_processes_do_not_write_into_each_others_records(kind: type, tmp_path: Path) -> None:
+    records = kind(tmp_path) if kind is Segments else kind()
+    payloads = {bytes([number]) * 32: bytes([number]) * 300 for number in range(1, 5)}
+    keys = list(payloads)
+    records.append(keys[0], memoryview(payloads[keys[0]]))
+    child = os.fork()
+    mine = keys[1:3] if child else keys[3:]
+    for key in mine:
+        records.append(key, memoryview(payloads[key]))
+    good = all(bytes(records.find(key) or b"") == payloads[key] for key in mine)
+    if not child:
+        os._exit(0 if good else 1)
+    assert good and os.waitpid(child, 0)[1] == 0
+    records.refresh()
+    found = [key for key in keys if (records.find(key) or b"") == payloads[key]]
+    assert found == (keys if kind is Segments else keys[:3])
 
 
 def test_two_processes_share_a_folder(tmp_path: Path) -> None:
@@ -187,7 +294,7 @@ def test_a_full_disk_costs_only_time(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Segments, "append", fail)
+    monkeypatch.setattr(OwnFile, "append", fail)
     cache = TrunkCache(memory=0)
     with pytest.warns(UserWarning, match="No space left"):
         agrees(cache, model_of().plan(Drop("a", first=2)))
@@ -205,14 +312,30 @@ def test_errors(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FileError, match="cannot be made"):
         TrunkCache(tmp_path / "file")
+    for folder in (b"states", 3, ""):
+        with pytest.raises(ConfigError, match="the path of a folder is needed"):
+            TrunkCache(folder)  # type: ignore[arg-type]
     cache, plan = TrunkCache(), model_of().plan(Drop("a", first=2))
     ids = tiny.inputs()["input_ids"]
+    ones = torch.ones_like(ids)
     for inputs, what in (
+        (ids, "is a Tensor, but names"),
+        ({"input_ids": ids, "attention_mask": ones[:, :5]}, "attention_mask is"),
+        ({"input_ids": ids, "attention_mask": ones[:1]}, "attention_mask is"),
+        ({"input_ids": ids, "attention_mask": ones.float()}, r"torch\.float32, but whole numbers"),
+        ({"input_ids": ids, "labels": ids[:, 0]}, "no input 'labels'"),
+        ({"input_ids": ids, "use_cache": torch.tensor(False)}, r"use_cache is \[\], but"),
+        ({"input_ids": ids, "position_ids": torch.arange(7)}, r"position_ids is \[7\], but"),
+        ({"input_ids": ids.float()}, "ids are whole numbers"),
+        ({"input_ids": ids[:, :0]}, "at least one row"),
         ({"pixel_values": torch.zeros(1, 3, 8, 8)}, "needs input_ids"),
         ({"input_ids": ids[:0]}, "at least one row"),
         ({"input_ids": ids, "output_hidden_states": True}, "is a bool"),
     ):
         with pytest.raises(InputError, match=what):
             cache.states(plan, inputs)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="OptimizedPlan, but a trunk cache takes a plan"):
+        cache.states(plan.optimize(backend="eager"), {"input_ids": ids})  # type: ignore[arg-type]
+    assert cache.states(plan, {"input_ids": ids, "attention_mask": None}).depth == 2
     with pytest.raises(InputError, match="no trunk"):
         TrunkCache().states(model_of().plan("a"), tiny.inputs())

@@ -35,7 +35,11 @@ def ours(told: Told, attention: str) -> Work:
     run: Any = plan
     if told.get("optimized") and attention != COUNTED:
         # A tiny backbone is for trying things out, which needs no C++ compiler.
-        run = plan.optimize(backend="eager") if told["size"] == "tiny" else plan.optimize()
+        tiny = told["size"] == "tiny"
+        run = plan.optimize(backend="eager") if tiny else plan.optimize(mode=told.get("mode"))
+    if told["setup"] == "route":
+        for batch in batches:  # each row belongs to the next adapter
+            batch["route"] = [plan.tasks[row % len(plan.tasks)] for row in range(len(batch["input_ids"]))]
 
     def call() -> None:
         with torch.no_grad():

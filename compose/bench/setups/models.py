@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, BertConfig, BertTokenizer, PreTrainedModel
 
-from compose.dsl import Drop, Expression, Fuse, Parallel, own_name
+from compose.dsl import Drop, Expression, Fuse, Parallel, Route, own_name
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 
@@ -17,6 +17,9 @@ REDUCTION = 16
 LABELS = 3
 PADDING = 5
 """Ids below it are kept for padding and the like."""
+
+BRANCHING = {"parallel": Parallel, "route": Route}
+"""Setups of one branch for each adapter, each with a head."""
 
 Told = Mapping[str, Any]
 """What a worker is told: the contestant's options, with sizes, device and threads."""
@@ -72,9 +75,9 @@ def expression_of(model: Model, told: Told) -> Expression:
         return block
     dropped = told.get("drop", 0)
     parts: list[Expression] = [Drop(name, first=dropped) if dropped else name for name in names]
-    if kind == "parallel":
+    if kind in BRANCHING:
         add_heads(model, names)
-        return Parallel(*parts)
+        return BRANCHING[kind](dict(zip(names, parts, strict=True)))
     if "heads" in told:
         tasks = [f"t{index}" for index in range(told["heads"])]
         add_heads(model, tasks)

@@ -115,9 +115,11 @@ def test_an_adapter_costs_its_own_bytes_and_little_more() -> None:
     try:
         costs = []
         for start in (0, 100):
+            gc.collect()
             before = tracemalloc.get_traced_memory()[0]
             for number in range(start, start + 100):
                 model.add_adapter(f"a{number}", "seq_bn", **OPTIONS)
+            gc.collect()
             costs.append((tracemalloc.get_traced_memory()[0] - before) / 100)
     finally:
         tracemalloc.stop()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compose.methods.fusion.module_fold import Watched
+from compose.methods.watched import Watched
 
 
 def orthonormal(weight: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from compose.methods.linear.spec import LinearConfig, LowRankConfig
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.prompt_tuning.spec import PromptTuningConfig
 from compose.methods.reft.spec import ReftConfig
+from compose.methods.union.spec import UnionConfig
 from compose.specs import BackboneSpec
 
 VERSION = "adapters.1.3.0"
@@ -40,6 +41,11 @@ def adapterhub_options(config: Config, keys: ArchitectureKeys, backbone: Backbon
     Raises:
         FileError: a method or options that AdapterHub's format cannot say.
     """
+    if isinstance(config, UnionConfig):
+        return {
+            "architecture": "union",
+            "configs": [adapterhub_options(member, keys, backbone, what) for member in config.members],
+        }
     if config.method not in WRITERS:
         raise FileError(
             f"{what}: AdapterHub's format has no '{config.method}'",

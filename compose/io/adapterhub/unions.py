@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
@@ -41,6 +43,22 @@ class Members:
         """A member's tensors by the names that they have in the union."""
         return {self._name(number, name): tensor for name, tensor in tensors.items()}
 
+    def own(self, number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of a union's tensors those of a member, by the names that it has by itself."""
+        names = {self._name(number, name): name for name in map(partial(self._alone, number), tensors) if name}
+        return {names[name]: tensor for name, tensor in tensors.items() if name in names}
+
+    def _alone(self, number: int, name: str) -> str | None:
+        """What a weight would be called if it were the member's, by itself; None if it cannot be its."""
+        shared = f"{SHARED_PREFIX}{number}."
+        if name.startswith(SHARED_PREFIX):
+            return name.replace(shared, SHARED_PREFIX, 1) if name.startswith(shared) else None
+        key = max((key for spec in self.specs for key in spec.by_site if _is_at(name, key)), key=_length)
+        if key not in self.specs[number].by_site:
+            return None
+        start = f"{key[0]}.{key[1]}."
+        return start + re.sub(r"^parts\.\d+\.", "", name.removeprefix(start))
+
     def _owns(self, number: int, key: str, table: KeyTable) -> bool:
         config, spec = self.configs[number], self.specs[number]
         if isinstance(config, PrefixConfig) or _PREFIXES in key.split("."):
@@ -59,6 +77,14 @@ class Members:
         return name if len(acting) == 1 else f"{start}parts.{acting.index(number)}.{name.removeprefix(start)}"
 
 
+def _is_at(name: str, key: tuple[int, str]) -> bool:
+    return name.startswith(f"{key[0]}.{key[1]}.")
+
+
+def _length(key: tuple[int, str]) -> int:
+    return len(key[1])
+
+
 def _site_of(spec: AdapterSpec, name: str) -> tuple[int, str]:
     """The (layer, site) of a weight; sites' names may begin with each other's."""
-    return max((key for key in spec.by_site if name.startswith(f"{key[0]}.{key[1]}.")), key=lambda key: len(key[1]))
+    return max((key for key in spec.by_site if _is_at(name, key)), key=_length)

@@ -27,6 +27,7 @@ from compose.io.adapterhub.read import (
 )
 from compose.io.adapterhub.reft import parametrized_projections
 from compose.io.adapterhub.setup import SETUP, write_setup
+from compose.io.adapterhub.unions import Members
 from compose.io.export import Files
 from compose.io.jsonfile import dump_json
 from compose.io.modules import BackboneModules
@@ -38,6 +39,7 @@ from compose.methods.fusion.spec import FusionConfig
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.reft.spec import ReftConfig
 from compose.methods.tensors import SHARED_PREFIX
+from compose.methods.union.spec import UnionConfig
 from compose.methods.vera.spec import VeraConfig
 
 
@@ -139,9 +141,21 @@ def composition_files(record: CompositionRecord, modules: BackboneModules) -> Fi
 def _adapter_tensors(record: AdapterRecord, table: KeyTable, what: str) -> dict[str, Tensor]:
     """An adapter's tensors by AdapterHub's keys."""
     config, backbone = record.config, table.backbone
+    if isinstance(config, UnionConfig):
+        members = Members(config, backbone)
+        keyed: dict[str, Tensor] = {}
+        for number, member in enumerate(config.members):
+            own = replace(record, config=member, tensors=members.own(number, record.tensors))
+            written = _adapter_tensors(own, table, what)
+            if clash := sorted(written.keys() & keyed.keys()):
+                raise FileError(
+                    f"{what}: AdapterHub has no union of two such members", why=f"both would be '{clash[0]}'"
+                )
+            keyed |= written
+        return keyed
     if isinstance(config, PrefixConfig):
-        keyed = prefix_tensors(record.tensors, backbone, config, record.name)
-        return {f"{table.keys.prefixes[0]}{key}": tensor for key, tensor in keyed.items()}
+        prefixes = prefix_tensors(record.tensors, backbone, config, record.name)
+        return {f"{table.keys.prefixes[0]}{key}": tensor for key, tensor in prefixes.items()}
     tensors = record.tensors
     if isinstance(config, ReftConfig) and config.orthogonality:
         tensors = parametrized_projections(tensors)

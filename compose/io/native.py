@@ -174,8 +174,8 @@ def check_manifest(manifest: Mapping[str, Any], kind: str, where: str) -> None:
 
 
 def _check_tensor_names(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse names that are not a number with two parts after it (-1 for the embeddings), or `shared` with one."""
-    pattern = re.compile(r"(?:-1\.embed|\d{1,6}\.\w+)(\.\w+){1,11}|shared(\.\w+){1,12}")
+    """Refuse names that are not a layer's or the embeddings', with a site and a weight, or `shared` with a weight."""
+    pattern = re.compile(r"(-1\.embed\.\w+|\d{1,6}\.\w+\.\w+)(\.\w+){0,10}|shared(\.\w+){1,12}")
     problems = [
         Problem(f"tensor '{name[:200]}' is not named after a layer, a site and a weight", where=where)
         for name in tensors

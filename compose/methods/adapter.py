@@ -12,6 +12,7 @@ from compose.methods.modules import PARTS, SHARED, part_of
 from compose.methods.part import Part
 from compose.methods.sparse import Masks
 from compose.methods.tensors import SHARED_PREFIX, SITE_MARK, canonical, key_of, load_strictly
+from compose.methods.union.module import PartsInTurn
 from compose.specs import BackboneSpec
 
 
@@ -32,16 +33,13 @@ class Adapter(nn.Module):
         self.name = name
         self.config = config
         self.spec = config.describe(name, backbone)
-        share = cast(Callable[..., nn.Module] | None, SHARED.get(config.method))
-        self.shared = None if share is None else share(config, self.spec, backbone)
-        common = () if self.shared is None else (self.shared,)
+        made = [_Member(member, name, backbone) for member in config.members]
+        self.shared = made[0].shared if len(made) == 1 else _by_number([member.shared for member in made])
         self.parts = nn.ModuleDict()
         for acting in self.spec.parts:
-            kind = part_of(config.method, acting.site)
-            build = cast(Callable[..., Part], kind)
-            given = common if kind is PARTS[config.method] else ()
-            part = build(config, acting, backbone.site(acting.layer, acting.site), *given)
-            self.parts[key_of(acting.layer, acting.site)] = part
+            key = key_of(acting.layer, acting.site)
+            parts = [member.parts[key] for member in made if key in member.parts]
+            self.parts[key] = parts[0] if len(parts) == 1 else PartsInTurn(parts)
         self.masks = Masks()
 
     def mask(self, masks: Mapping[str, Tensor]) -> None:
@@ -85,3 +83,25 @@ class Adapter(nn.Module):
             FileError: naming all that is missing, unexpected, misshapen or not finite.
         """
         load_strictly(self.tensors(), tensors, f"adapter {self.name!r}")
+
+
+class _Member:
+    """What one method brings to an adapter: parts by key, and what they share."""
+
+    def __init__(self, config: Config, name: str, backbone: BackboneSpec) -> None:
+        spec = config.describe(name, backbone)
+        share = cast(Callable[..., nn.Module] | None, SHARED.get(config.method))
+        self.shared = None if share is None else share(config, spec, backbone)
+        self.parts: dict[str, Part] = {}
+        for acting in spec.parts:
+            kind = part_of(config.method, acting.site)
+            given = () if self.shared is None or kind is not PARTS[config.method] else (self.shared,)
+            build = cast(Callable[..., Part], kind)
+            site = backbone.site(acting.layer, acting.site)
+            self.parts[key_of(acting.layer, acting.site)] = build(config, acting, site, *given)
+
+
+def _by_number(shared: list[nn.Module | None]) -> nn.Module | None:
+    """What members share, each under its member's number; None if none shares anything."""
+    found = {str(number): module for number, module in enumerate(shared) if module is not None}
+    return nn.ModuleDict(found) if found else None

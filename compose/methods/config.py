@@ -173,6 +173,11 @@ class Config(Options):
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Options of which a user gives one at most."""
 
+    @property
+    def members(self) -> tuple[Config, ...]:
+        """The configs of what acts under its name: its own, unless it is a union's."""
+        return (self,)
+
     @abstractmethod
     def describe(self, name: str, backbone: BackboneSpec) -> AdapterSpec:
         """Where an adapter of this config acts on a backbone, and what it costs there.

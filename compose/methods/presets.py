@@ -52,6 +52,14 @@ DI_REFT: Mapping[str, Any] = {**NO_REFT, "subtract_projection": False}
 COMPACTER: Mapping[str, Any] = {**DOUBLE_SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
 COMPACTER_PLUS: Mapping[str, Any] = {**SEQ_BN, "reduction_factor": 32, "non_linearity": "gelu"}
 BITFIT_PARTIAL: Mapping[str, Any] = {"selfattn": ("q",), "crossattn": ("q",), "ffn": ("in",)}
+MAM: Mapping[str, Any] = {"configs": ({"method": "prefix_tuning", "bottleneck_size": 800}, {"method": "par_bn"})}
+UNIPELT: Mapping[str, Any] = {
+    "configs": (
+        {"method": "prefix_tuning", "prefix_length": 10, "use_gating": True},
+        {"method": "seq_bn", "use_gating": True},
+        {"method": "lora", "alpha": 2, "use_gating": True},
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -96,5 +104,7 @@ PRESETS: Mapping[str, Preset] = {
     "prefix_tuning_flat": Preset("prefix_tuning", {"flat": True}, "prefix_tuning without the MLP that makes them"),
     "bitfit": Preset("bitfit", {}, "the backbone's biases (Ben Zaken et al., 2022)"),
     "bitfit_partial": Preset("bitfit", BITFIT_PARTIAL, "those of queries and the feed-forward block's first map"),
+    "mam": Preset("union", MAM, "prefix_tuning and par_bn together (He et al., 2022)"),
+    "unipelt": Preset("union", UNIPELT, "prefix_tuning, seq_bn and lora together, each with a gate (Mao et al., 2022)"),
     "layer_aggregation": Preset("layer_aggregation", {}, "attention over the states of all layers (Basirat, 2024)"),
 }

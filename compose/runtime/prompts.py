@@ -23,8 +23,9 @@ def start_from_text(model: Model, adapter: Adapter) -> Adapter:
     Raises:
         ConfigError: if the model has no tokenizer, or nothing is left of the text.
     """
-    config = adapter.config
-    if not isinstance(config, PromptTuningConfig) or config.prompt_init != "from_string":
+    texts = (one for one in adapter.config.members if isinstance(one, PromptTuningConfig))
+    config = next((one for one in texts if one.prompt_init == "from_string"), None)
+    if config is None:
         return adapter
     if model.tokenizer is None or model.spec.modality != "text":
         raise ConfigError(
@@ -39,6 +40,6 @@ def start_from_text(model: Model, adapter: Adapter) -> Adapter:
     with torch.no_grad():
         embeddings = words.get_input_embeddings()(torch.tensor(ids, device=model.device))
     for part in adapter.parts.values():
-        assert isinstance(part, PromptPart)
-        part.start_from(embeddings.to(part.weight))
+        if isinstance(part, PromptPart):
+            part.start_from(embeddings.to(part.weight))
     return adapter

@@ -64,7 +64,8 @@ def _sublayer(name: str, norm: Literal["post", "pre"]) -> SubLayerSpec:
     multiplies = 2 * WIDTH * INNER if name == "ffn" else 4 * square - memory
     attention = 0 if name == "ffn" else WIDTH
     normed = SiteSpec(f"{name}.norm", "norm", WIDTH, WIDTH, bias=True)
-    return SubLayerSpec(SiteSpec(name, "sublayer", WIDTH, WIDTH), norm, linears, multiplies, memory, attention, normed)
+    site = SiteSpec(name, "sublayer", WIDTH, WIDTH)
+    return SubLayerSpec(site, norm, linears, multiplies, memory, attention, normed=normed)
 
 
 def _linear(site: str) -> SiteSpec:

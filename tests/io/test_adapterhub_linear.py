@@ -129,5 +129,5 @@ def test_shared_weights_of_others(tmp_path: Path) -> None:
         read_adapter(tmp_path, backbone())
     assert "belongs to 'b'" in str(caught.value) and "gives it no 'lora_C'" in str(caught.value)
     write_adapterhub(tmp_path, LORA, {"bert.shared_parameters.a.lora_A": torch.ones(2, 8)})
-    with pytest.raises(FileError, match="asks for 'loras'"):
+    with pytest.raises(FileError, match="it is one of 'shared_parameters'"):
         read_adapter(tmp_path, backbone())

@@ -73,6 +73,7 @@ def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
         "compacter": {"phm_dim": 2, "bottleneck_sizes": {"0.ffn": 4}},
         "reft": {"layers": (1,), "non_linearity": "relu"},
         "prompt_tuning": {"prompt_length": 3, "combine": "prefix_after_bos"},
+        "union": {"configs": ["ia3", {"method": "lora", "r": 3}]},
         "bottleneck": {"reduction_factor": {"0": 2, "default": 4}},
     }.get(PRESETS[preset].method, {"leave_out": (1,)})
     record = AdapterRecord("a", make_config(preset, **overrides), draw({"0.ffn.x": (2,)}))

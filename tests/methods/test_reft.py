@@ -146,7 +146,7 @@ def test_spec_counts_the_parameters_and_the_products(options: dict[str, Any], to
     y = states(0, tokens).float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         part(y, Context())
-    assert counter.get_total_flops() == 2 * ROWS * at.tokens(tokens) * at.multiplies
+    assert counter.get_total_flops() == 2 * ROWS * at.acted(tokens) * at.multiplies
 
 
 def test_a_span_keeps_the_numbers_of_its_row() -> None:

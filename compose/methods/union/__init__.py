@@ -1,0 +1,1 @@
+"""Unions: several methods under one name."""

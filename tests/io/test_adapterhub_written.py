@@ -150,8 +150,10 @@ def compare(place: Path, kind: str, files: dict[str, bytes]) -> None:
     assert {key: ours[key] for key in theirs if key not in ("config", "model_name")} == {
         key: value for key, value in theirs.items() if key not in ("config", "model_name")
     }
-    common = ours["config"].keys() & theirs["config"].keys()
-    assert common and {key: ours["config"][key] for key in common} == {key: theirs["config"][key] for key in common}
+    members = ours["config"].get("configs", [ours["config"]]), theirs["config"].get("configs", [theirs["config"]])
+    for mine, its in zip(*members, strict=True):
+        common = mine.keys() & its.keys()
+        assert common and {key: mine[key] for key in common} == {key: its[key] for key in common}
     name, data = next((name, data) for name, data in files.items() if name.endswith(".safetensors"))
     if (place / name).exists():
         expected = load_file(place / name)
@@ -308,6 +310,7 @@ def test_what_a_setup_cannot_say(tmp_path: Path, expression: Expression, message
         ("t5", "lora", {"crossattn_lora": False}, "crossattn_lora=False"),
         ("bert", "layer_aggregation", {}, "no 'layer_aggregation'"),
         ("bert", "bitfit", {}, "no 'bitfit'"),
+        ("bert", "mam", {}, "no 'union'"),
         ("bert", "seq_bn", {"bottleneck_sizes": {"0.ffn": 3}}, "cannot say bottleneck_sizes="),
         ("bert", "dora", {"alpha": 4}, "cannot say scaled_norm=True"),
         ("bert", "dora", {}, "cannot say scaled_bias=False"),

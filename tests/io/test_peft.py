@@ -354,7 +354,7 @@ def test_keys_that_are_missing_or_too_many(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"peft_type": "LOHA"}, "PEFT's LOHA cannot be read"),
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True}, "'lora_magnitude_vector' is missing"),
         ({"bias": "all"}, "trained biases"),
         ({"init_lora_weights": "pissa"}, "changes the backbone's own weights"),
         ({"target_parameters": ["x"]}, "adapted parameters"),

@@ -178,7 +178,8 @@ def test_formats_of_others(
         except FileError:
             assert not files(one)
             return
-        assert second.load_adapter(one, name) == name
+        said = {"subtract_projection": True} if method == "reft" else {}  # AdapterHub's files do not say it
+        assert second.load_adapter(one, name, **said) == name
         close(states(second.plan(name), inputs), states(first.plan(name), inputs))
         second.save_adapter(name, two, format=form)
         assert files(two).keys() == files(one).keys()

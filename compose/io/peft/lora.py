@@ -9,7 +9,7 @@ one that they share, else theirs one below the other, and B is theirs along a di
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -45,9 +45,17 @@ _REFUSED = {
 
 
 def read(
-    config: Mapping[str, Any], weights: Mapping[str, Mapping[str, Tensor]], modules: BackboneModules, where: str
+    config: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, Tensor]],
+    modules: BackboneModules,
+    where: str,
+    whole: bool = False,
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
     """Our config and tensors by canonical name; see `Method`.
+
+    Args:
+        config, weights, modules, where: see `Method`.
+        whole: all parts of a fused map are adapted, those too to which nothing is added.
 
     Raises:
         FileError: an option that is not read, or weights that do not fit each other or the config.
@@ -67,7 +75,8 @@ def read(
             problems.append(problem)
             continue
         a, b = own["lora_A.weight"], own["lora_B.weight"]
-        for site, part in zip(sites, _parted(a, b, len(sites)), strict=True):
+        shared = [(a, block) for block in b.chunk(len(sites))]
+        for site, part in zip(sites, shared if whole else _parted(a, b, len(sites)), strict=True):
             if part is not None:
                 parts[layer, site] = part
                 scales[layer, site] = scaling(find(alphas, path, config.get("lora_alpha", 8)), rank, config)
@@ -196,25 +205,33 @@ def _config(
     where: str,
 ) -> LoraConfig:
     """The config under which an adapter acts wherever the file has weights."""
-    sites = {site for _, site in parts}
-    attention = {site.rpartition(".")[2] for site in sites if not site.startswith("ffn.")}
-    layers = {layer for layer, _ in parts}
-    crossing = any(site.startswith("cross.") for site in sites)
     options = {
-        "selfattn_lora": any(site.startswith("attn.") for site in sites),
-        "crossattn_lora": crossing if any("cross.attn" in layer.sites for layer in spec.layers) else None,
-        "intermediate_lora": "ffn.in" in sites,
-        "output_lora": "ffn.out" in sites,
-        "attn_matrices": sorted(attention),
+        **acting_options(parts, spec),
         "r": rank,
         "alpha": scale * rank,
         "dropout": config.get("lora_dropout", 0.0),
-        "leave_out": [layer.index for layer in spec.layers if layer.index not in layers],
     }
     try:
         return LoraConfig.make(options)
     except ComposeError as error:
         raise as_file_error(error, where) from error
+
+
+def acting_options(places: Collection[tuple[int, str]], spec: BackboneSpec) -> dict[str, Any]:
+    """The options under which an adapter of linear maps acts at some (layer, site) pairs, and at as few others as can
+    be: a map is then adapted in all layers in which any is."""
+    sites = {site for _, site in places}
+    attention = {site.rpartition(".")[2] for site in sites if not site.startswith("ffn.")}
+    layers = {layer for layer, _ in places}
+    crossing = any(site.startswith("cross.") for site in sites)
+    return {
+        "selfattn_lora": any(site.startswith("attn.") for site in sites),
+        "crossattn_lora": crossing if any("cross.attn" in layer.sites for layer in spec.layers) else None,
+        "intermediate_lora": "ffn.in" in sites,
+        "output_lora": "ffn.out" in sites,
+        "attn_matrices": sorted(attention),
+        "leave_out": [layer.index for layer in spec.layers if layer.index not in layers],
+    }
 
 
 def _parted(a: Tensor, b: Tensor, count: int) -> list[tuple[Tensor, Tensor] | None]:

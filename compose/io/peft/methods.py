@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from compose.io.modules import BackboneModules
-from compose.io.peft import lora
+from compose.io.peft import dora, ia3, lora
 from compose.io.records import AdapterRecord
 from compose.methods.config import Config
 
@@ -36,7 +36,11 @@ class Method(NamedTuple):
     when: tuple[str, ...] = ()
 
 
-METHODS: tuple[Method, ...] = (Method("LORA", "lora", tuple(lora.LEAVES), lora.read, lora.write),)
+METHODS: tuple[Method, ...] = (
+    Method("LORA", "dora", dora.LEAVES, dora.read, dora.write, when=("use_dora",)),
+    Method("LORA", "lora", tuple(lora.LEAVES), lora.read, lora.write),
+    Method("IA3", "ia3", ia3.LEAVES, ia3.read, ia3.write),
+)
 """Where several rows fit, the first counts."""
 
 

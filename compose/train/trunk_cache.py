@@ -109,8 +109,6 @@ class TrunkCache:
         inputs = _checked(plan, inputs)
         rows = len(inputs["input_ids"])
         depth, every = plan.trunk, plan.plan.aggregation is not None
-        if not depth:
-            return plan.trunk_states(**inputs)  # which says why there is none
         dtype = self.dtype or next(plan.model.backbone.parameters()).dtype
         space = self._space(plan.model, depth, every, dtype)
         lengths = _lengths(inputs)
@@ -232,6 +230,8 @@ def _checked(plan: RunnablePlan, inputs: Mapping[str, Any]) -> dict[str, Tensor]
             why="states are kept for training, and optimized plans are for inference",
             hint="the plan that it was made from",
         )
+    if not plan.trunk:
+        raise InputError(plan.no_trunk())
     if not isinstance(inputs, Mapping):
         raise InputError(f"inputs is a {type(inputs).__name__}, but names are needed", hint="{'input_ids': ids}")
     given = {name: value for name, value in inputs.items() if value is not None}

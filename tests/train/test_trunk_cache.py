@@ -339,3 +339,5 @@ def test_errors(tmp_path: Path) -> None:
     assert cache.states(plan, {"input_ids": ids, "attention_mask": None}).depth == 2
     with pytest.raises(InputError, match="no trunk"):
         TrunkCache().states(model_of().plan("a"), tiny.inputs())
+    with pytest.raises(InputError, match="cannot be entered"):
+        TrunkCache().states(model_of("t5").plan(None), tiny.inputs("t5"))

@@ -310,7 +310,6 @@ def test_what_a_setup_cannot_say(tmp_path: Path, expression: Expression, message
         ("t5", "lora", {"crossattn_lora": False}, "crossattn_lora=False"),
         ("bert", "layer_aggregation", {}, "no 'layer_aggregation'"),
         ("bert", "bitfit", {}, "no 'bitfit'"),
-        ("bert", "mam", {}, "no 'union'"),
         ("bert", "seq_bn", {"bottleneck_sizes": {"0.ffn": 3}}, "cannot say bottleneck_sizes="),
         ("bert", "dora", {"alpha": 4}, "cannot say scaled_norm=True"),
         ("bert", "dora", {}, "cannot say scaled_bias=False"),

@@ -82,6 +82,7 @@ ADAPTERS: Mapping[str, AdapterCase] = {
     "prompt": AdapterCase("prompt_tuning", {"adapterhub_mask": True}, ("bert", "roberta", "vit")),
     "prefix": AdapterCase("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4}, PREFIXED),
     "flat": AdapterCase("prefix_tuning_flat", {"prefix_length": 3, "leave_out": [0]}, ("bert", "roberta", "vit")),
+    # On T5 it forgets the position bias where its first layer has no prefix.
     "flat_all": AdapterCase("prefix_tuning_flat", {"prefix_length": 3}, PREFIXED),
     "prefix_gated": AdapterCase("prefix_tuning", {"prefix_length": 3, "use_gating": True}, ("bert",)),
 }

@@ -12,10 +12,10 @@ from compose.errors import FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index
 from compose.io.adapterhub import phm
 from compose.io.adapterhub.configs import adapter_config, fusion_config, head_config
-from compose.io.adapterhub.keys import KeyTable, Place
 from compose.io.adapterhub.names import COLUMNS, FUSED, Names, names_of, ours
 from compose.io.adapterhub.prefixes import read_prefixes
 from compose.io.adapterhub.reft import plain_projections
+from compose.io.adapterhub.table import KeyTable, Place
 from compose.io.adapterhub.unions import Members
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
 from compose.io.store import View

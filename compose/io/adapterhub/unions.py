@@ -8,8 +8,8 @@ from functools import partial
 
 from torch import Tensor
 
-from compose.io.adapterhub.keys import KeyTable
 from compose.io.adapterhub.names import names_of
+from compose.io.adapterhub.table import KeyTable
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.tensors import SHARED_PREFIX
 from compose.methods.union.spec import UnionConfig

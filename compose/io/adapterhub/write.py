@@ -13,7 +13,6 @@ from torch import Tensor
 from compose.dsl import Fuse, fuses, own_name, to_text
 from compose.errors import ComposeError, FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index, to_adapterhub_config
-from compose.io.adapterhub.keys import KeyTable
 from compose.io.adapterhub.names import COLUMNS, FUSED, names_of, theirs
 from compose.io.adapterhub.options import VERSION, adapterhub_options
 from compose.io.adapterhub.prefixes import prefix_tensors
@@ -27,6 +26,7 @@ from compose.io.adapterhub.read import (
 )
 from compose.io.adapterhub.reft import parametrized_projections
 from compose.io.adapterhub.setup import SETUP, write_setup
+from compose.io.adapterhub.table import KeyTable
 from compose.io.adapterhub.unions import Members
 from compose.io.export import Files
 from compose.io.jsonfile import dump_json

@@ -46,11 +46,11 @@ def settings_of(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> tuple[str,
 
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
-    """The plan; None where one aggregation would replace another's result."""
+    """The plan; None where one aggregation would replace another's result, or a task would be a split's."""
     try:
         return model.plan(expression, without)
     except CompileError as error:
-        if "aggregate the layers" in str(error):
+        if "aggregate the layers" in str(error) or "names nothing" in str(error):
             return None
         raise
 

@@ -36,16 +36,14 @@ class Entry(NamedTuple):
 
     Args:
         preset: its name.
-        about: what it is.
         parameters: how many weights are trained.
         file_bytes: size of its weights' file.
-        flops: what it adds to a row's FLOPs, as a share of the backbone's; None where its cost cannot be told.
+        flops: what it adds to a row's FLOPs, as a share of the backbone's.
         alike: the blocks in which two of them stand side by side.
         mixed: those in which one stands beside a bottleneck.
     """
 
     preset: str
-    about: str
     parameters: int
     file_bytes: int
     flops: float
@@ -61,7 +59,7 @@ def catalogue(backbone: BackboneSpec, tokens: int = 128) -> Iterator[Entry]:
         tokens: of a row.
     """
     seen = set()
-    for name, preset in PRESETS.items():
+    for name in PRESETS:
         config = make_config(name)
         if config in seen:
             continue
@@ -74,7 +72,6 @@ def catalogue(backbone: BackboneSpec, tokens: int = 128) -> Iterator[Entry]:
         beside = make_config("seq_bn").describe("b", backbone)
         yield Entry(
             preset=name,
-            about=preset.about,
             parameters=sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad),
             file_bytes=len(save({key: tensor.contiguous() for key, tensor in adapter.tensors().items()})),
             flops=_flops(backbone, spec, tokens),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compose.dsl import Average, Drop, Expression, Parallel, Stack, branches
-from compose.errors import CompileError
+from compose.dsl import Expression
 from compose.graph.verify import verify
 from compose.passes import NAMES
 from compose.runtime.model import Model
@@ -17,7 +15,15 @@ from compose.runtime.runnable import RunnablePlan
 from tests import tiny
 from tests.dsl.strategies import expressions
 from tests.laws.test_compositions import consistent_routes, routes
-from tests.laws.worlds import LAYERS, ROWS, batch, close, states, tokens_of
+from tests.laws.worlds import (
+    LAYERS,
+    ROWS,
+    batch,
+    branches_are_single_runs,
+    identities_hold,
+    planned_unless,
+    tokens_of,
+)
 
 ARCHITECTURES = ("bert", "gpt2", "llama", "vit")
 BLOCKS = ("Stack", "Parallel", "Drop", "Average", "Split", "BatchSplit", "Route")
@@ -47,12 +53,7 @@ def settings_of(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> tuple[str,
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
     """The plan; None where one aggregation would replace another's result, or a task would be a split's."""
-    try:
-        return model.plan(expression, without)
-    except CompileError as error:
-        if "aggregate the layers" in str(error) or "names nothing" in str(error):
-            return None
-        raise
+    return planned_unless(model, expression, without, "aggregate the layers")
 
 
 @given(settings_of(), st.booleans(), st.sets(st.sampled_from(NAMES)))
@@ -65,9 +66,7 @@ def test_branches_equal_single_runs(drawn: tuple[str, Expression], padded: bool,
     assume(plan is not None)
     verify(plan.plan.graph, model.vocabulary, set(NAMES) - without)
     inputs = batch(architecture, padded)
-    found = states(plan, inputs, **routes(expression)).chunk(len(branches(expression)))
-    for branch, rows in zip(branches(expression), found, strict=True):
-        close(rows, states(model.plan(branch.expression), inputs, **routes(branch.expression)))
+    branches_are_single_runs(model, plan, inputs, routes)
 
 
 @given(settings_of(("Stack", "Drop", "Average", "Split")))
@@ -77,8 +76,4 @@ def test_identities(drawn: tuple[str, Expression]) -> None:
     plan = planned(model, expression)
     assume(plan is not None)
     inputs = batch(architecture, padded=True)
-    expected = states(plan, inputs)
-    for same in (Stack(expression), Drop(expression, first=0), Average(expression, expression), Parallel(expression)):
-        close(states(model.plan(same), inputs), expected)
-    nothing = Drop(expression, first=LAYERS)
-    assert torch.equal(states(model.plan(nothing), inputs), states(model.plan(None), inputs))
+    identities_hold(model, plan, inputs, LAYERS)

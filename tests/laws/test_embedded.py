@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compose.dsl import Average, Drop, Expression, Parallel, Stack, branches
-from compose.errors import CompileError
+from compose.dsl import Expression
 from compose.graph.verify import verify
 from compose.passes import NAMES
 from compose.runtime.model import Model
@@ -17,7 +15,17 @@ from compose.runtime.runnable import RunnablePlan
 from tests import tiny
 from tests.dsl.strategies import expressions
 from tests.laws.test_compositions import consistent_routes, routes
-from tests.laws.worlds import ARCHITECTURES, LAYERS, ROWS, batch, close, layers_of, states, tokens_of
+from tests.laws.worlds import (
+    ARCHITECTURES,
+    LAYERS,
+    ROWS,
+    batch,
+    branches_are_single_runs,
+    identities_hold,
+    layers_of,
+    planned_unless,
+    tokens_of,
+)
 from tests.methods.shapes import FEWER
 
 BLOCKS = ("Stack", "Parallel", "Drop", "Average", "BatchSplit", "Route")
@@ -49,12 +57,7 @@ def settings_of(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> tuple[str,
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
     """The plan; None where an Average's children are of several lengths."""
-    try:
-        return model.plan(expression, without)
-    except CompileError as error:
-        if "of this Average" in str(error):
-            return None
-        raise
+    return planned_unless(model, expression, without, "of this Average")
 
 
 @FEWER
@@ -68,10 +71,7 @@ def test_branches_equal_single_runs(drawn: tuple[str, Expression], padded: bool,
     assume(plan is not None)
     verify(plan.plan.graph, model.vocabulary, set(NAMES) - without)
     inputs = batch(architecture, padded)
-    found = states(plan, inputs, **routes(expression)).chunk(len(branches(expression)))
-    for branch, rows in zip(branches(expression), found, strict=True):
-        alone = states(model.plan(branch.expression), inputs, **routes(branch.expression))
-        close(rows[:, : alone.shape[1]], alone)
+    branches_are_single_runs(model, plan, inputs, routes, longer=True)
 
 
 @FEWER
@@ -82,8 +82,4 @@ def test_identities(drawn: tuple[str, Expression]) -> None:
     plan = planned(model, expression)
     assume(plan is not None)
     inputs = batch(architecture, padded=True)
-    expected = states(plan, inputs)
-    for same in (Stack(expression), Drop(expression, first=0), Average(expression, expression), Parallel(expression)):
-        close(states(model.plan(same), inputs), expected)
-    nothing = Drop(expression, first=layers_of(architecture))
-    assert torch.equal(states(model.plan(nothing), inputs), states(model.plan(None), inputs))
+    identities_hold(model, plan, inputs, layers_of(architecture))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compose.dsl import Average, Drop, Expression, Parallel, Route, Stack, branches
-from compose.errors import CompileError
+from compose.dsl import Average, Expression, Route, Stack
 from compose.graph.verify import verify
 from compose.passes import NAMES
 from compose.runtime.model import Model
@@ -17,7 +15,19 @@ from compose.runtime.runnable import RunnablePlan
 from tests import tiny
 from tests.dsl.strategies import expressions
 from tests.laws.test_compositions import consistent_routes, routes
-from tests.laws.worlds import ARCHITECTURES, LAYERS, ROWS, batch, close, layers_of, states, tokens_of
+from tests.laws.worlds import (
+    ARCHITECTURES,
+    LAYERS,
+    ROWS,
+    batch,
+    branches_are_single_runs,
+    close,
+    identities_hold,
+    layers_of,
+    planned_unless,
+    states,
+    tokens_of,
+)
 from tests.methods.shapes import FEWER
 
 BLOCKS = ("Stack", "Parallel", "Drop", "Average", "BatchSplit", "Route")
@@ -49,12 +59,7 @@ def settings_of(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> tuple[str,
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
     """The plan; None where prefixes of different lengths would be averaged."""
-    try:
-        return model.plan(expression, without)
-    except CompileError as error:
-        if "virtual tokens" in str(error):
-            return None
-        raise
+    return planned_unless(model, expression, without, "virtual tokens")
 
 
 @given(settings_of(), st.booleans(), st.sets(st.sampled_from(NAMES)))
@@ -67,9 +72,7 @@ def test_branches_equal_single_runs(drawn: tuple[str, Expression], padded: bool,
     assume(plan is not None)
     verify(plan.plan.graph, model.vocabulary, set(NAMES) - without)
     inputs = batch(architecture, padded)
-    found = states(plan, inputs, **routes(expression)).chunk(len(branches(expression)))
-    for branch, rows in zip(branches(expression), found, strict=True):
-        close(rows, states(model.plan(branch.expression), inputs, **routes(branch.expression)), TOLERANCE)
+    branches_are_single_runs(model, plan, inputs, routes, TOLERANCE)
 
 
 @FEWER
@@ -97,12 +100,8 @@ def test_identities(drawn: tuple[str, Expression]) -> None:
     plan = planned(model, expression)
     assume(plan is not None)
     inputs = batch(architecture, padded=True)
-    expected = states(plan, inputs)
-    whole = (Stack(expression), Drop(expression, first=0), Average(expression, expression), Parallel(expression))
-    for same in (*whole, Average(expression, None, weights=[1, 0])):
-        close(states(model.plan(same), inputs), expected, TOLERANCE)
-    nothing = Drop(expression, first=layers_of(architecture))
-    assert torch.equal(states(model.plan(nothing), inputs), states(model.plan(None), inputs))
+    identities_hold(model, plan, inputs, layers_of(architecture), TOLERANCE)
+    close(states(model.plan(Average(expression, None, weights=[1, 0])), inputs), states(plan, inputs), TOLERANCE)
 
 
 @FEWER

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
-from compose.dsl import Expression, Fuse, Stack, fuses, leaves, own_name
+from compose.dsl import Average, Drop, Expression, Fuse, Parallel, Stack, branches, fuses, leaves, own_name
 from compose.errors import CompileError
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
@@ -109,14 +110,46 @@ def planned(model: Model, expression: Expression, without: tuple[str, ...] = ())
         if children:
             add_fusion(model, name, tuple(dict.fromkeys(children)), sizes[name])
             tiny.randomize(model.fusions[name], len(name), 0.2)
+    return planned_unless(model, expression, without, "close layer", "no weights for the fusion")
+
+
+def planned_unless(
+    model: Model, expression: Expression, without: tuple[str, ...], *refused: str
+) -> RunnablePlan | None:
+    """The plan; None where an error says one of some things, or that a task would be a split's."""
     try:
         return model.plan(expression, without)
     except CompileError as error:
-        if "names nothing" in str(error):  # a task that would be a split's
-            return None
-        if "close layer" in str(error) or "no weights for the fusion" in str(error):
+        if any(text in str(error) for text in (*refused, "names nothing")):
             return None
         raise
+
+
+def branches_are_single_runs(
+    model: Model,
+    plan: RunnablePlan,
+    inputs: dict[str, torch.Tensor],
+    routes: Callable[[Expression], dict[str, Any]],
+    tolerance: float = 1e-9,
+    longer: bool = False,
+) -> None:
+    """Each branch of a plan gives what it gives alone; with `longer` its rows may end in padding."""
+    parted = branches(plan.expression)
+    found = states(plan, inputs, **routes(plan.expression)).chunk(len(parted))
+    for branch, rows in zip(parted, found, strict=True):
+        alone = states(model.plan(branch.expression), inputs, **routes(branch.expression))
+        close(rows[:, : alone.shape[1]] if longer else rows, alone, tolerance)
+
+
+def identities_hold(
+    model: Model, plan: RunnablePlan, inputs: dict[str, torch.Tensor], layers: int, tolerance: float = 1e-9
+) -> None:
+    """What a block around one expression leaves as it is."""
+    expression, expected = plan.expression, states(plan, inputs)
+    for same in (Stack(expression), Drop(expression, first=0), Average(expression, expression), Parallel(expression)):
+        close(states(model.plan(same), inputs), expected, tolerance)
+    nothing = Drop(expression, first=layers)
+    assert torch.equal(states(model.plan(nothing), inputs), states(model.plan(None), inputs))
 
 
 def states(plan: RunnablePlan, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:

@@ -90,7 +90,7 @@ def measure(case: Case, settings: Settings, on_step: OnStep) -> dict[str, Any]:
             by = "peer" if one.peer else "plain" if one.setup == "plain" else "ours"
             found[one.name] = {"by": by, "setup": one.setup, "options": dict(one.options)}
             command = command_of(settings.peer if one.peer else None)
-            workers[one.name] = stack.enter_context(Worker(command, settings.threads))
+            workers[one.name] = stack.enter_context(Worker(command, settings.threads, keeps=not case.training))
             told = case.told(one, settings.size, settings.threads, settings.device, settings.texts, settings.folder)
             found[one.name] |= {"seconds": [], "peaks": []}
             found[one.name] |= attempt(one, "is set up", do="set up", **told)

@@ -27,7 +27,9 @@ of medians, and a target counts as reached if the medians reach it. *Peak* is th
 it computes, above what it held when its model was loaded: with a GPU what torch allocates there. FLOPs are counted by
 torch while the same call runs with eager attention; *by FLOPs* is the ratio that follows from them, if all ran at the
 same rate. Backbones have random weights unless a case says otherwise, which changes neither time nor memory. The plain
-backbone is run as it is; in training, it is fine-tuned whole."""
+backbone is run as it is; in training, it is fine-tuned whole. In inference, glibc's allocator is told to keep what is
+freed, in all processes alike (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`): left to itself it fetches memory for
+large tensors anew in each call of some processes and not of others, depending on what these did before."""
 
 UNTESTED = "GPUs are untested: no figures of one were at hand."
 

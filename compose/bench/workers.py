@@ -16,6 +16,9 @@ from compose.errors import BenchError, InputError
 
 ROOT = Path(__file__).parents[2]
 PEER = Path(__file__).with_name("peer.py")
+KEEPS = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Has glibc keep freed memory; else it depends on what the process did before how much of it is fetched anew in each
+call, which made up to 8% of a call's time for one process and nothing for another."""
 LAST_LINES = 5
 """Lines of a failed worker's messages that are shown."""
 
@@ -31,9 +34,10 @@ class Worker:
     Args:
         command: what to start.
         threads: of each of its products of matrices.
+        keeps: whether its allocator keeps memory that is freed; see `KEEPS`.
     """
 
-    def __init__(self, command: Sequence[str], threads: int) -> None:
+    def __init__(self, command: Sequence[str], threads: int, keeps: bool = False) -> None:
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, closed in end
         self._process = subprocess.Popen(
             command,
@@ -42,7 +46,7 @@ class Worker:
             stderr=self._errors,
             text=True,
             encoding="utf-8",
-            env=environment(threads),
+            env=environment(threads, keeps),
             # Ctrl-C is the parent's to answer: it ends its workers itself, all at once.
             start_new_session=True,
         )
@@ -99,11 +103,12 @@ class Worker:
         return "\n       ".join(lines[-LAST_LINES:])
 
 
-def environment(threads: int) -> dict[str, str]:
-    """What workers find around them: the same for all."""
+def environment(threads: int, keeps: bool) -> dict[str, str]:
+    """What workers find around them: the same for all of a case."""
     count = str(threads)
     return {
         **os.environ,
+        **(KEEPS if keeps else {}),
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "30000"),

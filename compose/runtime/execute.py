@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compose.graph.sites import Span
-from compose.methods.part import Context, LowRank, Part, Prepared
-from compose.runtime.bind import BoundOperation, BoundProgram, BoundStep
+from compose.methods.part import Context, LowRank
+from compose.runtime.bind import BoundOperation, BoundProgram
 from compose.runtime.frame import Frame
+from compose.runtime.groups import GROUPS, pays
 from compose.runtime.lengths import Value, longer_average, longer_join
-from compose.runtime.rows import Chain, span
-
-
-@dataclass
-class SiteRun:
-    """One run of a program: its registers, and inputs that several children share."""
-
-    frame: Frame
-    registers: dict[int, Any]
-    prepared: dict[tuple[int, int], Prepared] = field(default_factory=dict)
-    wholes: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    def prepare(self, register: int, part: Part) -> Prepared:
-        """What an adapter's options make of a value; computed once per value and adapter."""
-        key = (register, id(part))
-        if key not in self.prepared:
-            value: Value = self.registers[register]
-            self.prepared[key] = part.prepare(value.y, value.context)
-        return self.prepared[key]
-
-    def select(self, chain: Chain, tensor: Tensor) -> tuple[int, slice | Tensor]:
-        """The dimension and index that a chain's last selector takes of a value."""
-        selector = chain[-1]
-        if isinstance(selector, Span):
-            return 1, span(selector, tensor.shape[1])
-        return 0, self.frame.selections[chain]
+from compose.runtime.site import SiteRun
 
 
 def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple[Tensor, ...] | Tensor:
@@ -89,11 +63,12 @@ def run_values(frame: Frame, bound: BoundProgram, values: Sequence[Value]) -> tu
 
 def _run_steps(site: SiteRun, bound: BoundProgram, context: Context) -> None:
     for step in bound.steps:
-        if len(step.operations) > 1:
-            GROUPS[step.operations[0].operation.kind](site, step, context)
+        kind = step.operations[0].operation.kind
+        if pays(site, step):
+            GROUPS[kind](site, step, context)
         else:
-            operation = step.operations[0]
-            site.registers[step.outputs[0]] = HANDLERS[operation.operation.kind](site, operation)
+            for output, operation in zip(step.outputs, step.operations, strict=True):
+                site.registers[output] = HANDLERS[kind](site, operation)
 
 
 def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
@@ -125,49 +100,6 @@ def _cast(context: Context, dtype: torch.dtype, y: Tensor) -> Context:
         input=None if given is None else given.to(dtype),
         output=None if context.output is None else y,
     )
-
-
-def _increment_group(site: SiteRun, step: BoundStep, context: Context) -> None:
-    """Increments of one shape that read the same value: their first products are one."""
-    first = step.operations[0]
-    assert first.shared is not None
-    given = site.prepare(first.inputs[0], first.shared)
-    parts = [operation.part for operation in step.operations]
-    found = type(parts[0]).low_ranks(parts, given.input)  # type: ignore[arg-type,union-attr]
-    for output, part, factors in zip(step.outputs, parts, found, strict=True):
-        site.registers[output] = part.increment_at(given) if factors is None else factors  # type: ignore[union-attr]
-
-
-def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
-    """Siblings of one shape, as one grouped product."""
-    registers = tuple(operation.inputs[0] for operation in step.operations)
-    values: list[Value] = [site.registers[register] for register in registers]
-    count = len(values)
-
-    def stacked(pick: Callable[[Value], Tensor | None], whole: Tensor | None) -> Tensor | None:
-        tensors = [pick(value) for value in values]
-        if tensors[0] is None:
-            return None
-        if whole is not None:
-            return whole.unflatten(0, (count, -1))
-        if all(tensor is tensors[0] for tensor in tensors):
-            return tensors[0].expand(count, *tensors[0].shape)
-        return torch.stack(tensors)  # type: ignore[arg-type]
-
-    parts = [operation.part for operation in step.operations]
-    whole = site.wholes.get(registers)
-    entering = whole is not None and registers == tuple(range(count))
-    reads_output = any(part is not None and part.reads_output for part in parts)
-    grouped = context._replace(
-        residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
-        input=stacked(lambda value: value.context.input, context.input if entering else None),
-        output=stacked(lambda value: value.context.output, whole if entering else None) if reads_output else None,
-    )
-    ys = stacked(lambda value: value.y, whole)
-    result = type(parts[0]).grouped(parts, ys, grouped)  # type: ignore[arg-type,union-attr]
-    site.wholes[step.outputs] = result.flatten(0, 1)
-    for register, value, y in zip(step.outputs, values, result.unbind(0), strict=True):
-        site.registers[register] = value._replace(y=y)
 
 
 def _adapter(site: SiteRun, bound: BoundOperation) -> Value:
@@ -307,10 +239,6 @@ def _close(site: SiteRun, bound: BoundOperation) -> Value:
     return value._replace(y=close(value, bound.operation.detail[0]))
 
 
-GROUPS: dict[str, Callable[[SiteRun, BoundStep, Context], None]] = {
-    "adapter": _adapter_group,
-    "increment": _increment_group,
-}
 HANDLERS: dict[str, Callable[[SiteRun, BoundOperation], Any]] = {
     "adapter": _adapter,
     "increment": _increment,

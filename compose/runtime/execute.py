@@ -14,6 +14,7 @@ from compose.runtime.bind import BoundOperation, BoundProgram
 from compose.runtime.frame import Frame
 from compose.runtime.groups import GROUPS, pays
 from compose.runtime.lengths import Value, longer_average, longer_join
+from compose.runtime.rows import places
 from compose.runtime.site import SiteRun
 
 
@@ -195,15 +196,16 @@ def _take(tensor: Tensor, dimension: int, index: slice | Tensor) -> Tensor:
 
 
 def _put(site: SiteRun, bound: BoundOperation, base: Tensor, into: Tensor) -> Tensor:
-    """Pieces put into a copy of `into`; `base` has the shape that selectors refer to."""
+    """Pieces put into one copy of `into`; `base` has the shape that selectors refer to."""
+    dimensions, indices, pieces = set(), [], []
     for chain, register in zip(bound.chains, bound.inputs[1:], strict=True):
         piece = site.registers[register]
-        piece = piece.y if isinstance(piece, Value) else piece
         dimension, index = site.select(chain, base)
-        if isinstance(index, slice):
-            index = torch.arange(index.start, index.stop, device=base.device)
-        into = into.index_copy(dimension, index, piece.to(into.dtype))
-    return into
+        dimensions.add(dimension)
+        indices.append(places(index, base.device))
+        pieces.append((piece.y if isinstance(piece, Value) else piece).to(into.dtype))
+    (dimension,) = dimensions  # of one block: all rows or all tokens
+    return into.index_copy(dimension, torch.cat(indices), torch.cat(pieces, dimension))
 
 
 def _join(site: SiteRun, bound: BoundOperation) -> Value:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compose.methods.part import Context
 from compose.methods.tokens import Tokens, padded
+from compose.runtime.rows import places
 
 
 class Value(NamedTuple):
@@ -79,6 +80,4 @@ def _tokens(into: Tokens, own: Tokens, index: slice | Tensor) -> Tokens:
 
 
 def _with_rows(into: Tensor, piece: Tensor, index: slice | Tensor) -> Tensor:
-    if isinstance(index, slice):
-        index = torch.arange(index.start, index.stop, device=into.device)
-    return into.index_copy(0, index, piece.to(into.dtype))
+    return into.index_copy(0, places(index, into.device), piece.to(into.dtype))

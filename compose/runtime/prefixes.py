@@ -19,6 +19,7 @@ from compose.methods.part import Part
 from compose.methods.prefix.module import PrefixPart
 from compose.runtime.bind import BoundOperation, BoundProgram
 from compose.runtime.frame import Frame
+from compose.runtime.rows import places
 
 
 class Prefix(NamedTuple):
@@ -183,17 +184,14 @@ def _join(site: _CoreRun, bound: BoundOperation) -> _Value:
     value = site.registers[bound.inputs[0]]
     given = [value.prefix, *(site.registers[register].prefix for register in bound.inputs[1:])]
     base, *pieces = _alike(given)
-    joined = base.expanded(len(value.input))
-    for chain, piece in zip(bound.chains, pieces, strict=True):
-        index = site.frame.selections[chain]
-        if isinstance(index, slice):
-            index = torch.arange(index.start, index.stop, device=value.input.device)
-        piece = piece.expanded(len(index))
-        visible = joined.visible
-        if visible is not None and piece.visible is not None:
-            visible = visible.index_copy(0, index, piece.visible)
-        joined = Prefix(joined.states.index_copy(1, index, piece.states), visible)
-    return value._replace(prefix=joined)
+    whole = base.expanded(len(value.input))
+    rows = [places(site.frame.selections[chain], value.input.device) for chain in bound.chains]
+    taken = [piece.expanded(len(index)) for piece, index in zip(pieces, rows, strict=True)]
+    index = torch.cat(rows)
+    states = whole.states.index_copy(1, index, torch.cat([piece.states for piece in taken], dim=1))
+    seen = [piece.visible for piece in taken if piece.visible is not None]
+    visible = None if whole.visible is None else whole.visible.index_copy(0, index, torch.cat(seen))
+    return value._replace(prefix=Prefix(states, visible))
 
 
 def _dropped(site: _CoreRun, bound: BoundOperation) -> _Value:

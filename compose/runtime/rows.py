@@ -31,6 +31,11 @@ def resolve_sizes(sizes: Sequence[int | None], total: int, block: str, what: str
     return [total - known if size is None else size for size in sizes]
 
 
+def places(index: slice | Tensor, device: torch.device) -> Tensor:
+    """The positions that an index takes, as a tensor."""
+    return torch.arange(index.start, index.stop, device=device) if isinstance(index, slice) else index
+
+
 def select_rows(chains: Sequence[Chain], batch: int, route: Sequence[str] | None) -> dict[Chain, list[int]]:
     """For each chain of row selectors the batch rows that it takes; nothing if there are no selectors.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from compose.dsl import Expression
 from compose.graph.graph import Graph, Operation
-from compose.graph.sites import Selector
+from compose.graph.pieces import Selector
 from compose.specs import BackboneSpec, Closing
 
 SiteKey = tuple[int, str]
@@ -70,12 +70,15 @@ class LayerRows:
         repeats: for each number of classes that an argument may have been made for, at the stack's input or
             in an earlier layer, which of those each class at this layer's input comes from.
         unfolds: branches part inside this pre-norm layer, so that its output has a dimension more.
+        starts: for each class that comes out of the layer, before what acts on its output, the class at the input
+            of its stack.
     """
 
     gather: tuple[int, ...] | None
     classes: int
     repeats: dict[int, tuple[int, ...]]
     unfolds: bool
+    starts: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,13 @@ class _Scheduler:
         entry: tuple[int, ...] = (0,)
         earlier = {1: (0,) * len(states), len(states): tuple(range(len(states)))}
         memory: tuple[int, ...] = (0,)
+        begin = len(states)
         for layer in self.backbone.layers:
             if layer.index and layer.index in self.lines[0].embeds:
                 embeds = _Classes(line.embeds[layer.index] for line in self.lines)
                 entry = tuple(states.of[self.graph.inputs(node)[0]] for node in embeds.nodes)
-                memory = tuple(earlier[len(self.starts)][end] for end in entry)
-                states, earlier = embeds, {len(embeds): tuple(range(len(embeds)))}
+                memory = tuple(earlier[begin][end] for end in entry)
+                states, begin, earlier = embeds, len(embeds), {len(embeds): tuple(range(len(embeds)))}
             stations = self._stations(layer)
             parts = [_Classes(line.parts[layer.index, at.site] for line in self.lines) for at in stations]
             gather = tuple(states.of[self._state(node)] for node in parts[0].nodes)
@@ -87,8 +88,10 @@ class _Scheduler:
             earlier[len(gather)] = tuple(range(len(gather)))
             states = _Classes(line.inside(layer) for line in self.lines)
             unfolds = self._layer_programs(layer, stations, parts, states)
+            inside = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
+            starts = tuple(earlier[begin][entered] for entered in inside)
             states = self._on_states((layer.index, LAYER), states)
-            layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds))
+            layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds, starts))
             leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
             earlier = _gathered(earlier, leaving)
         classes = len(states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compose.dsl import Routed, Slice
 from compose.graph.graph import Operation
-from compose.graph.sites import Selector
+from compose.graph.pieces import Selector
 from compose.plan import SiteProgram
 
 NOTHING = "nothing"

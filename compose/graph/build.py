@@ -82,8 +82,8 @@ def _through_sublayer(
             if site.kind == "norm":
                 read = list(inputs)
     node = graph.add(Operation("part", layer.index, sublayer.name), inputs)
-    closing = "backbone"
+    closing: object = "backbone"
     if (layer.index, sublayer.name) in touched:
         builder = SiteBuilder(graph, vocabulary, layer.index, sublayer.name)
-        node, closing, _ = builder.act(branch.expression, node)
+        node, closing, _ = builder.closed(builder.act(branch.expression, node))
     return graph.add(Operation("close", layer.index, sublayer.name, detail=(closing,)), [node])

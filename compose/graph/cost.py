@@ -12,7 +12,8 @@ from typing import NamedTuple
 from compose.dsl import Routed, Slice
 from compose.errors import InputError
 from compose.graph.graph import ACTING, Operation
-from compose.graph.sites import Selector, Vocabulary
+from compose.graph.pieces import Selector
+from compose.graph.sites import Vocabulary
 from compose.specs import ActingSpec, BackboneSpec, HeadSpec, SiteSpec, SubLayerSpec
 
 FUSIONS = frozenset({"fuse", "mixture"})

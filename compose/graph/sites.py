@@ -14,27 +14,15 @@ from compose.dsl import (
     Expression,
     Fuse,
     Route,
-    Routed,
-    Slice,
     Split,
     Stack,
     own_name,
 )
 from compose.errors import CompileError, Problem
 from compose.graph.graph import Graph, Operation
+from compose.graph.pieces import Apart, Cut, Selector, closing_of, closing_within, pieces
 from compose.graph.where import marked
 from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, Closing, FusionSpec
-
-
-@dataclass(frozen=True)
-class Span:
-    """Selects the `index`-th of consecutive token spans; a size of None takes the rest."""
-
-    index: int
-    sizes: tuple[int | None, ...]
-
-
-Selector = Slice | Routed | Span
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,7 @@ class Result(NamedTuple):
     """The value after an expression, who closes the site, and whether anything acted."""
 
     node: int
-    closing: Closing
+    closing: Closing | Apart
     acts: bool
 
 
@@ -79,15 +67,6 @@ def is_dropped(drop: Drop, key: tuple[int, str], backbone: BackboneSpec) -> bool
     return len(gone) == len(backbone.layers) if outside else key[0] in gone
 
 
-def pieces(expression: Split | BatchSplit | Route) -> list[tuple[Selector, Expression]]:
-    """The children of a block that cuts a value up, each with what selects its piece."""
-    children = expression.children
-    if isinstance(expression, Route):
-        return [(Routed(task), child) for task, child in zip(expression.tasks, children, strict=True)]
-    kind = Span if isinstance(expression, Split) else Slice
-    return [(kind(index, expression.sizes), child) for index, child in enumerate(children)]
-
-
 class SiteBuilder:
     """Adds the nodes of expressions at one site to a graph."""
 
@@ -96,15 +75,33 @@ class SiteBuilder:
         self.vocabulary = vocabulary
         self.key = (layer, site)
 
-    def act(self, expression: Expression, node: int) -> Result:
-        """Adds what turns the value `node` into the expression's result."""
+    def act(self, expression: Expression, node: int, before: Closing | Apart = "backbone") -> Result:
+        """Adds what turns a value into the expression's result.
+
+        Args:
+            expression: what acts.
+            node: the value.
+            before: who closes it, if nothing else acts.
+        """
         if isinstance(expression, Block):
-            return _ACTS[type(expression)](self, expression, node)
+            return _ACTS[type(expression)](self, expression, node, before)
         part = self._part(expression)
         if part is None:
-            return Result(node, "backbone", False)
+            return Result(node, before, False)
         detail = (part.added_tokens,) if part.added_tokens else ()
         return Result(self._add("adapter", [node], name=str(expression), detail=detail), part.closing, True)
+
+    def closed(self, result: Result) -> Result:
+        """The result with pieces that differ in who closes them closed, each by its own."""
+        if not isinstance(result.closing, Apart):
+            return result
+        inputs, selectors = [result.node], []
+        for selector, closing in result.closing.pieces:
+            piece = Result(self._add("split", [result.node], detail=(selector,)), closing, True)
+            node, last, _ = self.closed(piece)
+            inputs.append(self._add("close", [node], detail=(last,)))
+            selectors.append(selector)
+        return Result(self._add("join", inputs, detail=tuple(selectors)), "adapter", True)
 
     def increment(self, expression: Expression, node: int, shared: str) -> int:
         """Adds the expression's increment at the value `node`; a node, `ZERO` or `ABSENT`.
@@ -134,72 +131,90 @@ class SiteBuilder:
             return any(self.has_weights(child) for child in expression.children)
         return self._part(expression) is not None
 
-    def closing(self, expression: Expression) -> Closing:
-        """Who closes the site after the expression; pieces that differ are closed one by one."""
-        if isinstance(expression, Drop) and self._is_dropped(expression):
-            return "backbone"
+    def closing(self, expression: Expression, before: Closing | Apart = "backbone") -> Closing | Apart:
+        """Who closes the site after the expression; pieces that differ are closed one by one.
+
+        Args:
+            expression: what acts.
+            before: who closes the value that it acts on, if nothing else acts.
+        """
+        if not self.acting(expression):
+            return before
         if isinstance(expression, Stack | Drop):
-            acting = [child for child in expression.children if self.acting(child)]
-            return self.closing(acting[-1]) if acting else "backbone"
+            for child in expression.children:
+                before = self.closing(child, before)
+            return before
+        if isinstance(expression, Cut):
+            within = [self._within(before, selector, expression) for selector, _ in pieces(expression)]
+            own = [self.closing(child, closing) for child, closing in zip(expression.children, within, strict=True)]
+            return closing_of(expression, own)
         if isinstance(expression, Block):
-            closings = {self.closing(child) for child in expression.children}
-            if isinstance(expression, Fuse):
-                closings = {self.closing(child) for child in expression.children if self.acting(child)}
-            return "backbone" if closings <= {"backbone"} else "adapter"
+            closings = {self.closing(child) for child in expression.children if self.acting(child)}
+            return closings.pop() if len(closings) == 1 else "adapter"
         part = self._part(expression)
-        return part.closing if part else "backbone"
+        return part.closing if part else before
 
     # results
 
-    def _stack(self, stack: Stack, node: int, count: int | None = None) -> Result:
+    def _stack(self, stack: Stack, node: int, before: Closing | Apart, count: int | None = None) -> Result:
         """The result of a Stack, or of its first `count` children."""
-        result = Result(node, "backbone", False)
+        result = Result(node, before, False)
         for child in stack.children[:count]:
-            after = self.act(child, result.node)
-            result = after if after.acts else result._replace(node=after.node)
+            after = self.act(child, result.node, result.closing)
+            result = after._replace(acts=result.acts or after.acts)
         return result
 
-    def _drop(self, drop: Drop, node: int) -> Result:
+    def _drop(self, drop: Drop, node: int, before: Closing | Apart) -> Result:
         if not self._is_dropped(drop):
-            return self.act(drop.children[0], node)
+            return self.act(drop.children[0], node, before)
         if self.has_weights(drop):
             node = self._add("dropped", [node])
-        return Result(node, "backbone", False)
+        return Result(node, before, False)
 
-    def _fuse(self, fuse: Fuse, node: int) -> Result:
+    def _fuse(self, fuse: Fuse, node: int, before: Closing | Apart) -> Result:
         acting = self.acting(fuse)
         if not acting:
-            return Result(node, "backbone", False)
+            return Result(node, before, False)
         self._require_one_closing(fuse, [child for child in fuse.children if self.acting(child)])
         inputs, detail = self._candidates(fuse, node, acting[-1])
         fused = self._add("fuse", inputs, name=own_name(fuse) or "", detail=detail)
         return Result(fused, self.closing(fuse), True)
 
-    def _average(self, average: Average, node: int) -> Result:
+    def _average(self, average: Average, node: int, before: Closing | Apart) -> Result:
         if not self.acting(average):
-            return Result(node, "backbone", False)
+            return Result(node, before, False)
         self._require_one_closing(average, average.children)
         results = [self.act(child, node) for child in average.children]
         inputs = [node, *(result.node for result in results)]
         return Result(self._add("average", inputs, detail=(average.factors,)), self.closing(average), True)
 
-    def _cut(self, block: Split | BatchSplit | Route, node: int) -> Result:
+    def _cut(self, block: Cut, node: int, before: Closing | Apart) -> Result:
         if not self.acting(block):
-            return Result(node, "backbone", False)
-        closings = {self.closing(child) for child in block.children}
-        inputs, selectors = [node], []
+            return Result(node, before, False)
+        inputs, selectors, closings = [node], [], []
         for selector, child in pieces(block):
-            if not self.acting(child) and len(closings) == 1:
-                continue
-            result = self.act(child, self._add("split", [node], detail=(selector,)))
-            closed = result.node if len(closings) == 1 else self._close(result)
-            inputs.append(closed)
-            selectors.append(selector)
-        joined = self._add("join", inputs, detail=tuple(selectors))
-        return Result(joined, closings.pop() if len(closings) == 1 else "adapter", True)
+            closing = self._within(before, selector, block)
+            if self.acting(child):
+                piece, closing, _ = self.act(child, self._add("split", [node], detail=(selector,)), closing)
+                inputs.append(piece)
+                selectors.append(selector)
+            closings.append(closing)
+        return Result(self._add("join", inputs, detail=tuple(selectors)), closing_of(block, closings), True)
 
-    def _close(self, result: Result) -> int:
-        return self._add("close", [result.node], detail=(result.closing,))
+    def _within(self, closing: Closing | Apart, selector: Selector, block: Cut) -> Closing | Apart:
+        """Who closes a piece of a value that `block` cuts up."""
+        found = closing_within(closing, selector)
+        if found is None:
+            raise CompileError(
+                Problem(
+                    f"the pieces before this {type(block).__name__} close layer {self.key[0]}, site '{self.key[1]}' "
+                    "differently, and are not its own",
+                    **marked(self.graph.expression, block),
+                    why="who closes a piece of its own would not be the same for all of it",
+                    hint="blocks of the same sizes or tasks, or adapters that agree in original_ln_after",
+                )
+            )
+        return found
 
     # increments
 
@@ -208,7 +223,7 @@ class SiteBuilder:
         if not acting:
             return ZERO if self._is_candidate(stack) else ABSENT
         last = stack.children[acting[-1]]
-        before = self._stack(stack, node, acting[-1]) if acting[-1] else None
+        before = self._stack(stack, node, "backbone", acting[-1]) if acting[-1] else None
         if before is None or not before.acts:
             return self.increment(last, node, shared)
         return self.increment(last, before.node, self.acting(last)[-1])
@@ -232,7 +247,7 @@ class SiteBuilder:
         inputs, detail = self._candidates(fuse, node, acting[-1])
         return self._add("mixture", inputs, name=own_name(fuse) or "", detail=detail)
 
-    def _cut_increment(self, block: Split | BatchSplit | Route, node: int, shared: str) -> int:
+    def _cut_increment(self, block: Cut, node: int, shared: str) -> int:
         if not self.acting(block):
             return ZERO if self._is_candidate(block) else ABSENT
         inputs, selectors = [node], []

@@ -6,7 +6,7 @@ from collections import Counter
 
 from compose.dsl import Routed, Slice
 from compose.graph.graph import Graph, Operation
-from compose.graph.sites import Span
+from compose.graph.pieces import Span
 
 
 def graph_text(graph: Graph) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,8 +16,8 @@ class Chosen(NamedTuple):
     """Some tokens of each row.
 
     Args:
-        places: [rows, n], which; no token twice.
-        there: [rows, n], False where a row has fewer than n such tokens: another stands in for it.
+        places: [..., rows, n], which; no token twice.
+        there: [..., rows, n], False where a row has fewer than n such tokens: another stands in for it.
         sizes: how many of them belong to each end, in order; they add up to n.
     """
 
@@ -42,7 +42,7 @@ class RowTokens:
     """The tokens of some rows, numbered from both ends of their row; padding is not counted.
 
     Args:
-        front: [rows, tokens]: 0 for a row's first token, 1 for the next; `FAR` for padding.
+        front: [..., rows, tokens]: 0 for a row's first token, 1 for the next; `FAR` for padding.
         back: the same from its last token.
     """
 
@@ -50,6 +50,7 @@ class RowTokens:
         self.front = front
         self.back = back
         self._chosen: dict[tuple[int, int, bool], Chosen] = {}
+        self._parts: list[RowTokens] = []
 
     @classmethod
     def of(cls, rows: int, tokens: int, device: torch.device, mask: Tensor | None = None) -> RowTokens:
@@ -73,6 +74,22 @@ class RowTokens:
         before = there.shape[1] - tokens
         return cls(front[:, before:], back[:, before:])
 
+    @classmethod
+    def together(cls, tokens: Sequence[RowTokens]) -> RowTokens:
+        """Those of n values with as many rows each: [n, rows, tokens]; the first one's where all are the same."""
+        if all(each is tokens[0] for each in tokens):
+            return tokens[0]
+        return cls(torch.stack([each.front for each in tokens]), torch.stack([each.back for each in tokens]))
+
+    def parts(self, count: int, rows: int) -> Sequence[RowTokens]:
+        """Those of each of `count` classes of some rows; the same for all where all classes have the same tokens."""
+        if len(self.front) == rows:
+            return [self] * count
+        if not self._parts:
+            pairs = zip(self.front.chunk(count), self.back.chunk(count), strict=True)
+            self._parts = [RowTokens(front, back) for front, back in pairs]
+        return self._parts
+
     def each(self, change: Callable[[Tensor], Tensor]) -> RowTokens:
         """Those of other rows or tokens, which keep the numbers that they have in their rows."""
         return RowTokens(change(self.front), change(self.back))
@@ -94,9 +111,9 @@ class RowTokens:
 
 def _choose(wanted: list[tuple[Tensor, int]]) -> Chosen:
     """Indices of tokens that are wanted, of which no row has more than the number beside them."""
-    found = [which.to(torch.int32).topk(min(count, which.shape[1]), dim=1) for which, count in wanted]
+    found = [which.to(torch.int32).topk(min(count, which.shape[-1])) for which, count in wanted]
     return Chosen(
-        places=torch.cat([indices for _, indices in found], dim=1),
-        there=torch.cat([values for values, _ in found], dim=1) != 0,
-        sizes=tuple(indices.shape[1] for _, indices in found),
+        places=torch.cat([indices for _, indices in found], dim=-1),
+        there=torch.cat([values for values, _ in found], dim=-1) != 0,
+        sizes=tuple(indices.shape[-1] for _, indices in found),
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from compose.graph.graph import Operation
-from compose.graph.sites import Span
+from compose.graph.pieces import Span
 from compose.methods.fusion.part import FusionPart
 from compose.methods.part import Part
 from compose.plan import SiteProgram

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compose.methods.part import Context, LowRank
+from compose.methods.row_tokens import RowTokens
 from compose.runtime.bind import BoundOperation, BoundProgram
 from compose.runtime.frame import Frame
 from compose.runtime.groups import GROUPS, pays
@@ -78,10 +79,13 @@ def _unbind(y: Tensor, context: Context, classes: int) -> list[Value]:
 
     pieces = y.chunk(classes)
     outputs: Sequence[Tensor | None] = pieces if context.output is not None else parts(None)
+    tokens: Sequence[RowTokens | None] = [None] * classes
+    if context.row_tokens is not None:
+        tokens = context.row_tokens.parts(classes, len(pieces[0]))
     return [
-        Value(piece, context._replace(residual=residual, input=given, output=output))
-        for piece, residual, given, output in zip(
-            pieces, parts(context.residual), parts(context.input), outputs, strict=True
+        Value(piece, context._replace(residual=residual, input=given, output=output, row_tokens=own))
+        for piece, residual, given, output, own in zip(
+            pieces, parts(context.residual), parts(context.input), outputs, tokens, strict=True
         )
     ]
 

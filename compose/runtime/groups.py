@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compose.methods.part import Context
+from compose.methods.row_tokens import RowTokens
 from compose.runtime.bind import BoundStep
 from compose.runtime.lengths import Value
 from compose.runtime.site import SiteRun
@@ -59,10 +60,12 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
     whole = site.wholes.get(registers)
     entering = whole is not None and registers == tuple(range(count))
     reads_output = any(part is not None and part.reads_output for part in parts)
+    tokens = [value.context.row_tokens for value in values if value.context.row_tokens is not None]
     grouped = context._replace(
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
         input=stacked(lambda value: value.context.input, context.input if entering else None),
         output=stacked(lambda value: value.context.output, whole if entering else None) if reads_output else None,
+        row_tokens=RowTokens.together(tokens) if tokens else None,
     )
     ys = stacked(lambda value: value.y, whole)
     result = type(parts[0]).grouped(parts, ys, grouped)  # type: ignore[arg-type,union-attr]

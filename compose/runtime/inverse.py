@@ -9,7 +9,8 @@ from torch import Tensor
 
 from compose.dsl import Average, BatchSplit, Block, Branch, Drop, Expression, Route, Split, to_text
 from compose.errors import ConfigError, Problem
-from compose.graph.sites import Selector, Vocabulary, is_dropped, pieces
+from compose.graph.pieces import Selector, pieces
+from compose.graph.sites import Vocabulary, is_dropped
 from compose.heads.head import Head
 from compose.methods.invertible.module import InvertiblePart
 from compose.plan import Output

@@ -68,7 +68,7 @@ def layer_output(layer: LayerModules) -> Callable[..., Any]:
         unfolds, acts = frame.plan.layers[layer.index].unfolds, key in frame.programs
         states = first(output).flatten(0, 1) if unfolds else first(output)
         if acts:
-            context = Context(row_tokens=row_tokens(frame, layer.stack, states))
+            context = Context(row_tokens=row_tokens(frame, layer, states))
             states = whole(run(frame, frame.programs[key], states, context))
         if frame.kept is not None:
             frame.kept[layer.index + 1] = states

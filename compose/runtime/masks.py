@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compose.backbones.resolve import LayerModules
 from compose.errors import InputError
 from compose.methods.row_tokens import RowTokens
 from compose.plan import Plan
 from compose.runtime.frame import Frame
+from compose.runtime.repeat import take_classes
 from compose.specs import LAYER
 
 IDS = ("input_ids", "inputs_embeds")
@@ -29,12 +31,6 @@ def masks_of(plan: Plan, given: Mapping[str, Any]) -> dict[str, Tensor | None]:
     """
     if all(site != LAYER for _, site in plan.programs):
         return {}
-    if plan.added_tokens[0] != plan.added_tokens[1]:
-        raise InputError(
-            "ReFT in one batch with prompts of different lengths",
-            why="it counts a row's tokens, of which some rows would have more than others",
-            hint="prompts of one prompt_length, or a plan for each",
-        )
     two = plan.backbone.encoder_decoder
     prefixes = {layer.stack: "decoder_" if two and layer.stack == "decoder" else "" for layer in plan.backbone.layers}
     cached = "decoder_" if two else ""
@@ -59,13 +55,29 @@ def _mask(given: Mapping[str, Any], prefix: str, cached: bool) -> Tensor | None:
     return torch.ones((ids.shape[0], before + ids.shape[1]), dtype=torch.bool, device=ids.device)
 
 
-def row_tokens(frame: Frame, stack: str, states: Tensor) -> RowTokens:
-    """Where in its row each token of a stack's states stands; made once a call."""
-    key = ("tokens", stack)
+def row_tokens(frame: Frame, layer: LayerModules, states: Tensor) -> RowTokens:
+    """Where in its row each token stands that comes out of a layer; made once a call for rows that are alike.
+
+    Args:
+        frame: the call.
+        layer: the layer.
+        states: [classes x rows, tokens, width], what it gives.
+
+    Returns:
+        Those of one class where all have the same tokens, else of all classes.
+    """
+    lengthened = frame.longer is not None and layer.stack == frame.plan.backbone.layers[0].stack
+    starts = frame.plan.layers[layer.index].starts if lengthened else (0,)
+    if len(set(starts)) == 1:
+        starts = starts[:1]
+    key = ("tokens", layer.stack, starts)
     if key not in frame.scratch:
-        mask = frame.masks.get(stack)
-        if mask is not None and mask.shape[0] != frame.batch:  # one row for all
+        mask = frame.masks.get(layer.stack)
+        if lengthened:
+            assert frame.longer is not None
+            mask = take_classes(frame.longer.tokens.mask, starts, frame.batch)
+        elif mask is not None and mask.shape[0] != frame.batch:  # one row for all
             mask = mask.expand(frame.batch, -1)
-        frame.scratch[key] = RowTokens.of(frame.batch, states.shape[1], states.device, mask)
+        frame.scratch[key] = RowTokens.of(len(starts) * frame.batch, states.shape[1], states.device, mask)
     found: RowTokens = frame.scratch[key]
     return found

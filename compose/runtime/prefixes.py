@@ -154,6 +154,8 @@ def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     """The weighted sum of what the children add; compilation saw to it that all add the same number."""
     value = site.registers[bound.inputs[0]]
     factors: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    if not any(factors):
+        return value
     found = [
         (site.registers[register].prefix, factor) for register, factor in zip(bound.inputs[1:], factors, strict=True)
     ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compose.dsl import Routed, Slice
 from compose.errors import InputError, Problem
-from compose.graph.sites import Selector, Span
+from compose.graph.pieces import Selector, Span
 from compose.plan import Plan
 
 Chain = tuple[Selector, ...]

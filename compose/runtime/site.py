@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compose.graph.sites import Span
+from compose.graph.pieces import Span
 from compose.methods.part import Part, Prepared
 from compose.runtime.frame import Frame
 from compose.runtime.lengths import Value

@@ -45,6 +45,7 @@ def expressions(
     tokens: int = 8,
     rows: int = 4,
     none: bool = True,
+    fusible: Sequence[str] | None = None,
 ) -> Expression:
     """Expressions that `branches` takes, with Drops and sizes that fit a backbone and a batch.
 
@@ -55,17 +56,19 @@ def expressions(
         layers: layers of the backbone; Drops stay within.
         tokens, rows: what the sizes of a Split and a BatchSplit add up to.
         none: whether None is drawn.
+        fusible: adapters to draw from within a Fuse; all by default.
     """
     budget = draw(st.integers(1, max_leaves))
-    grower = Grower(draw, tuple(names), tuple(blocks), layers, none)
+    grower = Grower(draw, tuple(names), tuple(blocks), layers, none, tuple(names if fusible is None else fusible))
     return grower.grow(budget, tokens, rows, parallel="Parallel" in blocks, rowwise=True)
 
 
 class Grower:
     """Draws an expression from the top down."""
 
-    def __init__(self, draw, names, blocks, layers, none):
+    def __init__(self, draw, names, blocks, layers, none, fusible):
         self.draw, self.names, self.blocks, self.layers, self.none = draw, names, blocks, layers, none
+        self.fusible = fusible
 
     def grow(self, budget, tokens, rows, parallel, rowwise, depth=0):
         """An expression of at most `budget` leaves; `parallel`, `rowwise`: what may occur in it."""
@@ -90,13 +93,17 @@ class Grower:
         if kind == "Drop":
             return Drop(child(budget, parallel=parallel), **self.dropped())
         if kind == "Fuse":
+            outside, self.names = self.names, self.fusible
             children = [child(share, rowwise=False) for share in shares]
+            self.names = outside
             named = own_name(Fuse(*children)) is not None and self.draw(st.booleans())
             return Fuse(*children) if named else Fuse(*children, name="fused")
         if kind == "Average":
-            weights = st.lists(st.floats(0.1, 2.0), min_size=len(shares), max_size=len(shares))
             children = [child(share, rowwise=False) for share in shares]
-            return Average(*children, weights=self.draw(st.none() | weights), normalize=self.draw(st.booleans()))
+            normalize = self.draw(st.booleans())
+            weight = st.floats(0.1, 2.0) if normalize else st.just(0.0) | st.floats(-1.0, 2.0)
+            weights = st.lists(weight, min_size=len(shares), max_size=len(shares))
+            return Average(*children, weights=self.draw(st.none() | weights), normalize=normalize)
         if kind in ("Split", "BatchSplit"):
             total = tokens if kind == "Split" else rows
             sizes, spans = self.sizes(total, len(shares))

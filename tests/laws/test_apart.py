@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from compose.dsl import Expression, Parallel, leaves
 from compose.runtime import apart, runnable
-from tests.dsl.strategies import expressions
 from tests.laws.test_training import same
-from tests.laws.worlds import ADAPTERS, ARCHITECTURES, ROWS, batch, layers_of, planned, world
+from tests.laws.worlds import ARCHITECTURES, ROWS, batch, drawn, planned, world
 
 LABELS = torch.tensor([0, 1, 1, 0])
 assert len(LABELS) == ROWS
@@ -23,8 +22,7 @@ assert len(LABELS) == ROWS
 def parallels(draw: Any) -> tuple[str, Expression, str]:
     """Two or three named branches over an architecture, and the adapter that is trained."""
     architecture = draw(st.sampled_from(ARCHITECTURES))
-    blocks = ("Stack", "Fuse", "Drop", "Average")
-    branch = expressions(tuple(ADAPTERS), 3, blocks=blocks, layers=layers_of(architecture), rows=ROWS)
+    branch = drawn(architecture, ("Stack", "Fuse", "Drop", "Average"), 3)
     whole = Parallel({f"t{number}": draw(branch) for number in range(draw(st.integers(2, 3)))})
     names = sorted(set(leaves(whole)))
     assume(names)
@@ -33,8 +31,8 @@ def parallels(draw: Any) -> tuple[str, Expression, str]:
 
 @given(parallels())
 @settings(max_examples=40)
-def test_apart_or_together(drawn: tuple[str, Expression, str]) -> None:
-    architecture, expression, trained = drawn
+def test_apart_or_together(setting: tuple[str, Expression, str]) -> None:
+    architecture, expression, trained = setting
     model = world(architecture)
     plan = planned(model, expression)
     assume(plan is not None)

@@ -22,7 +22,7 @@ from compose.runtime.model import Model
 from compose.runtime.regimes import heads_of
 from compose.specs import NAME
 from tests import tiny
-from tests.laws.worlds import LAYERS, batch, close, planned, settings_of, states, world
+from tests.laws.worlds import LAYERS, batch, close, fresh, planned, settings_of, states, world
 
 ARCHITECTURES = ("bert", "gpt2", "t5", "vit")
 SOME = settings(max_examples=max(1, settings().max_examples // 8))  # these write, read and sync files
@@ -266,7 +266,7 @@ def test_heads(drawn: tuple[str, dict[str, Any]], name: str, other: str, seed: i
 def test_plans(drawn: tuple[str, Expression], with_heads: bool) -> None:
     """Expression, adapters, fusions and heads in one folder."""
     architecture, expression = drawn
-    model, empty = world(architecture), emptied(pair_of(architecture))
+    model, empty = world(architecture), fresh(architecture)
     plan = planned(model, expression)
     assume(plan is not None)
     assert plan is not None
@@ -287,8 +287,3 @@ def test_plans(drawn: tuple[str, Expression], with_heads: bool) -> None:
     assert sorted(empty.heads.names) == sorted(kept)
     if not routed:
         assert torch.equal(states(loaded, inputs), states(plan, inputs))
-
-
-@cache
-def pair_of(architecture: str) -> Model:
-    return tiny.model(architecture, LAYERS)

@@ -11,9 +11,21 @@ from typing import Any, ClassVar, Self
 from compose.errors import ConfigError, Problem
 from compose.specs import AdapterSpec, BackboneSpec
 
+SHOWN = 100
+"""How many characters of a wrong value are told."""
+
 
 def _same(value: Any) -> Any:
     return value
+
+
+def _shown(value: Any) -> str:
+    """The repr of a value, cut to a readable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return f"such a large {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,18 @@ def option(default: Any, kind: Option) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number (a bool is none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number (a bool is none), and one that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
-def is_count(value: Any, least: int = 0) -> bool:
-    """Whether a value is a whole number of at least `least` (a bool is none)."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def is_count(value: Any, least: int = 0, most: float = math.inf) -> bool:
+    """Whether a value is a whole number from `least` to `most` (a bool is none)."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def choice(*names: str) -> Option:
@@ -72,14 +89,21 @@ def choices(*names: str) -> Option:
 
 
 FLAG = Option(lambda value: isinstance(value, bool), "True or False")
-COUNT = Option(lambda value: is_count(value, 1), "a whole number of at least 1")
-OPTIONAL_COUNT = Option(lambda value: value is None or is_count(value, 1), "a whole number of at least 1, or None")
+MOST = 2**20
+"""The largest width, rank or length. More is a slip or a damaged file, and would fill the memory."""
+COUNT = Option(lambda value: is_count(value, 1, MOST), f"a whole number of at least 1 and at most {MOST}")
+OPTIONAL_COUNT = Option(
+    lambda value: value is None or is_count(value, 1, MOST), f"a whole number of at least 1 and at most {MOST}, or None"
+)
 OPTIONAL_FLAG = Option(lambda value: value is None or isinstance(value, bool), "True, False or None")
 NUMBER = Option(is_number, "a finite number", normal=float)
 PROBABILITY = Option(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1", normal=float)
-SEED = Option(lambda value: value is None or is_count(value), "a whole number of at least 0, or None")
+SEED = Option(
+    lambda value: value is None or is_count(value, 0, 2**63 - 1),
+    "a whole number of at least 0 and below 2**63, or None",
+)
 LAYERS = Option(
-    lambda value: isinstance(value, list | tuple | range) and all(is_count(index) for index in value),
+    lambda value: isinstance(value, list | tuple | range) and len(value) <= MOST and all(map(is_count, value)),
     "a list of layer numbers, from 0",
     normal=lambda value: tuple(sorted(set(value))),
     plain=list,
@@ -141,7 +165,7 @@ class Options:
                 value, kind = values[name], known[name]
                 found.append(
                     Problem(
-                        f"{name} must be {kind.expected}, not {value!r}",
+                        f"{name} must be {kind.expected}, not {_shown(value)}",
                         where=cls.method,
                         got=value if isinstance(value, str) else "",
                         legal=kind.legal,

@@ -182,8 +182,12 @@ class Part(nn.Module):
         """The same from all that was prepared, for parts that read more than one thing."""
         return self.increment(prepared.input)
 
-    def start(self, map: LinearMap) -> None:
-        """Sets what fresh weights take from the map that they act on: nothing, unless a method says otherwise."""
+    def start(self, weight: Tensor) -> None:
+        """Sets what fresh weights take from the backbone's weight at a linear site: nothing, unless a method does.
+
+        Args:
+            weight: [width_out, width_in].
+        """
         return
 
     def finish(self, increment: Tensor, prepared: Prepared) -> Tensor:

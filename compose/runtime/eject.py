@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from compose.errors import ConfigError
 from compose.methods.adapter import Adapter
+from compose.methods.config import Config
 from compose.methods.prefix.module import PrefixPart
 from compose.methods.prefix.spec import PrefixConfig
+from compose.methods.union.spec import UnionConfig
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -19,36 +23,48 @@ if TYPE_CHECKING:
 def eject_prefix_tuning(model: Model, name: str) -> Adapter:
     """Puts the keys and values that a prefix's MLP makes in its place; outputs stay as they are.
 
+    Of a union it is the prefix among its members that becomes flat.
+
     Raises:
         RegistryError: if there is no such adapter.
-        ConfigError: if it is no prefix.
+        ConfigError: if it is no prefix, and none is among its members.
     """
     model.adapters.require(name)
     adapter: Adapter = model.adapters[name]
     config = adapter.config
-    if not isinstance(config, PrefixConfig):
+    prefixes = [member for member in config.members if isinstance(member, PrefixConfig)]
+    if not prefixes:
         raise ConfigError(
             f"adapter {name!r} has no prefix to eject",
             where=config.method,
             why="only what prefix_tuning makes with an MLP can be made once and for all",
         )
-    if config.flat:
+    if all(member.flat for member in prefixes):
         return adapter
+    flat = Adapter(name, _flat_config(config), model.spec)
+    flat.to(model.adapter_dtype)
+    adapter.masks.enforce()
     with torch.no_grad():
-        tensors = dict(_flat_tensors(adapter))
-    flat = Adapter(name, replace(config, flat=True), model.spec)
-    flat.to(model.adapter_dtype).load_tensors(tensors)
+        made = dict(_made(adapter))
+    kept = {key: tensor for key, tensor in adapter.tensors().items() if key in flat.tensors()}
+    flat.load_tensors({**kept, **made})
+    flat.mask({key: mask for key, mask in adapter.masks.by_name().items() if key in kept})
     flat.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))
     model.delete_adapter(name)
     model.register(model.adapters, name, flat)
     return flat
 
 
-def _flat_tensors(adapter: Adapter) -> list[tuple[str, torch.Tensor]]:
-    """The tensors of the flat prefix by canonical name: keys and values as the MLP makes them, gates as they are."""
-    found = [(key, tensor) for key, tensor in adapter.tensors().items() if ".gate." in key]
+def _flat_config(config: Config) -> Config:
+    """The same options but for prefixes, which are flat."""
+    if isinstance(config, UnionConfig):
+        return UnionConfig(tuple(_flat_config(member) for member in config.members))
+    return replace(config, flat=True) if isinstance(config, PrefixConfig) else config
+
+
+def _made(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """What the MLPs of its prefixes make, by the canonical names that it has in a flat prefix."""
     for acting in adapter.spec.parts:
         part = adapter.part(acting.layer, acting.site)
-        assert isinstance(part, PrefixPart)
-        found.append((f"{acting.layer}.{acting.site}.flat", part.states()))
-    return found
+        if isinstance(part, PrefixPart):
+            yield f"{acting.layer}.{acting.site}.flat", part.states()

@@ -41,6 +41,6 @@ def add_adapter(model: Model, name: str, config: Config) -> Adapter:
         what = f"{config.method} needs the weights of {packed[0]}, which are stored in fewer bits than a number has"
         raise ConfigError(Problem(what, where=config.method, hint="lora, which needs no weights of the backbone"))
     for (layer, site), found in reads.items():
-        adapter.part(layer, site).start(found)
+        adapter.part(layer, site).start(model.hooks.merged.before(found).weight)
     model.register(model.adapters, name, adapter)
     return adapter

@@ -89,8 +89,9 @@ def invertible_names(
 
 
 def _is_invertible(name: str, vocabulary: Vocabulary) -> bool:
-    adapter = vocabulary.adapters[name]
-    return adapter.method == "bottleneck" and vocabulary.backbone.embed_key in adapter.by_site
+    """Whether it changes the embeddings; what only puts tokens among them leaves them as they are."""
+    part = vocabulary.adapters[name].by_site.get(vocabulary.backbone.embed_key)
+    return part is not None and not part.added_tokens
 
 
 def _undoing(parts: Sequence[InvertiblePart]) -> Inverse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from compose.graph.sites import Vocabulary
 from compose.methods.linear.module import LinearPart, Weights
 from compose.methods.linear_map import LinearMap
 from compose.methods.part import Part
+from compose.methods.union.module import PartsInTurn
 from compose.runtime.fresh import linear_maps
 from compose.runtime.hooks import hooks_on
 from compose.runtime.merged import UNMERGE
@@ -54,7 +55,7 @@ def merge(model: Model, names: Sequence[str]) -> Merging:
 
     Args:
         model: the model.
-        names: adapters whose parts are linear in what they read: LoRA and its relatives, IA3.
+        names: adapters whose parts are linear in what they read: LoRA and its relatives, IA3, unions of them.
 
     Raises:
         RegistryError: an adapter is unknown, or merged already.
@@ -145,6 +146,16 @@ def check_mode(model: Model) -> None:
         )
 
 
+def check_apart(model: Model, name: str) -> None:
+    """Checks that an adapter is not in the backbone's weights.
+
+    Raises:
+        RegistryError: it is merged.
+    """
+    if name in model.hooks.merged.specs:
+        raise RegistryError(f"the adapter '{name}' is merged into the backbone's weights", hint=UNMERGE)
+
+
 def original_parameters(model: Model) -> Iterator[tuple[str, Tensor]]:
     """The backbone's parameters by name, with the values that they had before adapters were merged."""
     kept: dict[int, Tensor] = {
@@ -176,7 +187,13 @@ def _unmergeable(adapter: Adapter) -> Iterator[Problem]:
 
 
 def _parts(adapter: Adapter) -> list[Part]:
-    return [adapter.part(acting.layer, acting.site) for acting in adapter.spec.parts]
+    return [part for acting in adapter.spec.parts for part in _parts_at(adapter, (acting.layer, acting.site))]
+
+
+def _parts_at(adapter: Adapter, key: tuple[int, str]) -> list[Part]:
+    """Its parts at a site, in the order in which they act: a union may have several."""
+    part = adapter.part(*key)
+    return [cast(Part, each) for each in part.parts] if isinstance(part, PartsInTurn) else [part]
 
 
 def _drops(adapter: Adapter) -> bool:
@@ -199,18 +216,19 @@ def _fold(model: Model, adapters: dict[str, Adapter], maps: dict[tuple[int, str]
     merged = model.hooks.merged
     dtype = model.adapter_dtype
 
-    def cast(weights: Weights) -> Weights:
+    def in_dtype(weights: Weights) -> Weights:
         return Weights(weights.weight.to(dtype), None if weights.bias is None else weights.bias.to(dtype))
 
     folded: dict[tuple[int, str], Weights] = {}
     for adapter in adapters.values():
+        adapter.masks.enforce()
         for acting in adapter.spec.parts:
             key = (acting.layer, acting.site)
             merged.keep(maps[key].module)
-            part = adapter.part(*key)
-            assert isinstance(part, LinearPart)
-            base = cast(merged.before(maps[key]))
-            folded[key] = part.folded(folded.get(key, base), base)
+            base = in_dtype(merged.before(maps[key]))
+            for part in _parts_at(adapter, key):
+                assert isinstance(part, LinearPart)
+                folded[key] = part.folded(folded.get(key, base), base)
     for key, weights in folded.items():
         maps[key].weight.copy_(weights.weight)
         bias = maps[key].bias

@@ -55,6 +55,8 @@ class Merged:
     def before(self, map: LinearMap) -> Weights:
         """A map's weights as they were before anything was merged."""
         values = {name: kept for module, name, kept in self.originals if module is map.module}
+        if not values:
+            return Weights(map.weight, map.bias)
         return Weights(map.part(map.matrix(values["weight"])), map.part(values["bias"]) if "bias" in values else None)
 
 

@@ -151,7 +151,8 @@ class Model(nn.Module):
         return head
 
     def delete_adapter(self, name: str) -> None:
-        """Forgets an adapter; plans that use it say so when they are called. RegistryError: there is none."""
+        """Forgets an adapter; plans that use it say so when called. RegistryError: there is none, or it is merged."""
+        merge.check_apart(self, name)
         self.adapters.remove(name)
         self.version += 1
 

@@ -159,7 +159,10 @@ def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     found = [
         (site.registers[register].prefix, factor) for register, factor in zip(bound.inputs[1:], factors, strict=True)
     ]
-    children, weights = zip(*[(prefix, factor) for prefix, factor in found if factor], strict=True)
+    weighed = [(prefix, factor) for prefix, factor in found if factor]
+    if not weighed:
+        return value
+    children, weights = zip(*weighed, strict=True)
     base = functional.pad(value.prefix.states, (0, 0, 0, children[0].length - value.prefix.length))
     states = base
     for child, weight in zip(children, weights, strict=True):

@@ -37,8 +37,16 @@ def start_from_text(model: Model, adapter: Adapter) -> Adapter:
     if not ids:
         raise ConfigError(f"prompt_init_text={config.prompt_init_text!r} has no tokens", where=config.method)
     words: Any = model.backbone
+    table = words.get_input_embeddings()
+    beyond = [id for id in ids if id >= table.num_embeddings]
+    if beyond:
+        raise ConfigError(
+            f"the tokenizer has {beyond[0]} in prompt_init_text, but the backbone knows {table.num_embeddings} tokens",
+            where=config.method,
+            hint="the backbone's own tokenizer",
+        )
     with torch.no_grad():
-        embeddings = words.get_input_embeddings()(torch.tensor(ids, device=model.device))
+        embeddings = table(torch.tensor(ids, device=model.device))
     for part in adapter.parts.values():
         if isinstance(part, PromptPart):
             part.start_from(embeddings.to(part.weight))

@@ -236,3 +236,29 @@ def test_specs_need_no_torch() -> None:
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=os.getcwd())
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("lora", "alpha", 10**400), ("lora", "r", 10**9), ("lora", "init_weights_seed", 2**64),
+        ("seq_bn", "bottleneck_size", 2**40), ("seq_bn", "reduction_factor", 1e-320),
+        ("seq_bn", "reduction_factor", 1e-9), ("seq_bn", "reduction_factor", {"00": 8, "default": 16}),
+        ("seq_bn", "reduction_factor", {"٣": 8, "default": 16}),
+        ("seq_bn", "bottleneck_sizes", (1, 2)), ("seq_bn", "bottleneck_sizes", {"00.ffn": 2}),
+        ("seq_bn", "bottleneck_sizes", (("0.ffn", 3), ("0.ffn", 4))), ("seq_bn", "bottleneck_sizes", {"0.ffn": 2**40}),
+        ("seq_bn_inv", "inv_adapter_reduction_factor", 1e-320), ("prefix_tuning", "prefix_length", 2**40),
+        ("prompt_tuning", "prompt_length", 2**40), ("seq_bn", "non_linearity", "relu" * 1000),
+        ("prompt_tuning", "random_uniform_scale", 1e308),
+        ("lora", "leave_out", range(10**9)), ("loreft", "layers", range(10**9)),
+    ],
+)  # fmt: skip
+def test_absurd_values_are_refused_in_a_few_words(method: str, option: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=option) as caught:
+        make_config(method, **{option: value})
+    assert len(str(caught.value)) < 800
+
+
+def test_a_number_that_python_does_not_write() -> None:
+    with pytest.raises(ConfigError, match="alpha must be a finite number, not such a large int"):
+        make_config("lora", alpha=10**5000)

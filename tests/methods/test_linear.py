@@ -18,8 +18,10 @@ from compose.methods.linear.module import Weights
 from compose.methods.linear_map import LinearMap
 from compose.methods.part import Context, LowRank
 from compose.methods.registry import make_config
+from compose.runtime.attach import attach
 from compose.specs import AdapterSpec
 from tests import tiny
+from tests.laws.worlds import close
 from tests.methods.shapes import BERT_BASE, encoder, encoder_decoder, randomised
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -261,3 +263,18 @@ def test_predicted_flops(text: str) -> None:
 def test_options_that_are_refused(preset: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(preset, **options)
+
+
+@pytest.mark.parametrize(("preset", "options"), [("dora", {}), ("dora", {"scaled_bias": True}), ("dvora", {})])
+def test_a_row_of_zeros_has_no_direction(preset: str, options: dict[str, Any]) -> None:
+    backbone = tiny.backbone()
+    with torch.no_grad():
+        backbone.encoder.layer[0].attention.self.query.weight[3] = 0
+    model = attach(backbone)
+    adapter = model.add_adapter("a", preset, **options)
+    states, plain = (model.plan(each).states(**tiny.inputs()).last_hidden_state for each in ("a", None))
+    assert torch.equal(states, plain)
+    states.pow(2).sum().backward()
+    assert all(bool(weight.grad.isfinite().all()) for weight in adapter.parameters() if weight.grad is not None)
+    model.merge("a")
+    close(model.plan("a").states(**tiny.inputs()).last_hidden_state, plain)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+import compose
 from compose.errors import ConfigError
 from compose.methods.prefix.module import PrefixPart, PrefixSource
 from compose.methods.registry import make_config
@@ -213,3 +214,31 @@ def test_ejecting_what_is_no_prefix() -> None:
     model.add_adapter("a")
     with pytest.raises(ConfigError, match="adapter 'a' has no prefix to eject"):
         model.eject_prefix_tuning("a")
+
+
+@pytest.mark.parametrize(
+    "members", ["mam", "unipelt", ["vera", {"method": "prefix_tuning", "prefix_length": 2}, "compacter++"]]
+)
+@torch.no_grad()
+def test_ejecting_a_unions_prefix(members: Any) -> None:
+    model = tiny.model()
+    tiny.randomize(model.add_adapter("u", members), scale=0.1)
+    plan, inputs = model.plan("u"), tiny.inputs(padded=True)
+    before = plan.states(**inputs).last_hidden_state
+    count = sum(p.numel() for p in model.adapters["u"].parameters())
+    flat = model.eject_prefix_tuning("u")
+    assert sum(p.numel() for p in flat.parameters()) < count
+    assert not any(".embedding" in name or ".down." in name for name in flat.tensors() if name.startswith("shared."))
+    close(plan.states(**inputs).last_hidden_state, before)
+    assert model.eject_prefix_tuning("u") is flat
+
+
+def test_ejecting_keeps_the_masks_of_what_stays() -> None:
+    model = tiny.model()
+    model.add_adapter("u", "unipelt")
+    compose.sparsify(model, "u", 0.5)
+    masks = model.adapters["u"].masks.by_name()
+    flat = model.eject_prefix_tuning("u")
+    kept = flat.masks.by_name()
+    assert kept and all(torch.equal(mask, masks[name]) for name, mask in kept.items())
+    assert kept.keys() == {name for name in masks if name in flat.weights()}

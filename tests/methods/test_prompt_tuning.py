@@ -90,6 +90,9 @@ def test_a_prompt_that_begins_as_a_text() -> None:
         assert torch.equal(adapter.tensors()["-1.embed.weight"], model.backbone.get_input_embeddings().weight[wanted])
     with pytest.raises(ConfigError, match="no tokenizer"):
         tiny.model().add_adapter("a", "prompt_tuning", **options)
+    model.backbone.resize_token_embeddings(2)
+    with pytest.raises(ConfigError, match="in prompt_init_text, but the backbone knows 2 tokens"):
+        model.add_adapter("a", "prompt_tuning", **options)
 
 
 def test_predictions_are_of_the_text_s_own_words() -> None:

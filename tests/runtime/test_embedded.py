@@ -364,3 +364,26 @@ def test_rows_of_a_batch_split() -> None:
     close(found[:1, : 6 + PROMPT], states(model, "prompt", inputs)[:1])
     close(found[1:2], states(model, Stack("after", "nice"), inputs)[1:2])
     close(found[2:, :6], states(model, None, inputs)[2:])
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("compacter", {"bottleneck_size": 4, "inv_adapter": "nice"}),
+        ("compacter++", {"bottleneck_size": 4, "inv_adapter": "glow"}),
+        (["lora", "seq_bn_inv"], {}),
+    ],
+)
+def test_language_heads_undo_invertible_parts_of_every_method(method: Any, options: dict[str, Any]) -> None:
+    model, inputs = model_of("gpt2"), tiny.inputs("gpt2", 3, 6)
+    tiny.randomize(model.add_adapter("sw", method, **options), 1, 0.1)
+    tiny.randomize(model.add_head("x", "causal_lm"), 3)
+    with torch.no_grad():
+        logits = model.plan(Parallel(x=Stack("sw", "nice")))(**inputs)["x"].logits
+        hidden = states(model, Stack("sw", "nice"), inputs)
+        head = model.heads["x"]
+        for dense, norm in zip(head.dense, head.norm, strict=True):
+            hidden = norm(head.activation(dense(hidden)))
+        for name in ("nice", "sw"):
+            hidden = model.adapters[name].part(-1, "embed").inverse(hidden)
+        close(logits, head.out(hidden))

@@ -228,3 +228,54 @@ def test_fused_with_nothing_left_over() -> None:
     expected = run(model, Stack("lora", fuse))
     with model.merge("lora"):
         close(run(model, Stack("lora", fuse)), expected)
+
+
+def test_adapters_that_are_merged_cannot_be_deleted() -> None:
+    """Another adapter of that name would be taken for the one in the weights."""
+    model = made(names=["lora"])
+    model.merge("lora")
+    with pytest.raises(RegistryError, match="the adapter 'lora' is merged into the backbone's weights"):
+        model.delete_adapter("lora")
+    model.unmerge()
+    model.delete_adapter("lora")
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+@pytest.mark.parametrize("preset", ["dora", "dvora"])
+def test_a_fresh_dora_starts_from_the_backbones_own_weights(architecture: str, preset: str) -> None:
+    model = made(architecture, ["ia3"])
+    model.merge("ia3")
+    model.add_adapter("fresh", preset, **WIDE)
+    model.add_adapter("union", [preset, "seq_bn"])
+    model.unmerge()
+    model.add_adapter("after", preset, **WIDE)
+    assert torch.equal(run(model, "fresh"), run(model, None))
+    for key, value in model.adapters["after"].tensors().items():
+        if key.endswith("magnitude"):
+            assert torch.equal(model.adapters["fresh"].tensors()[key], value)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_union_of_linear_methods(architecture: str) -> None:
+    model = made(architecture, ["lora"])
+    members = [{"method": "lora", "r": 2}, "ia3", {"method": "dora", "attn_matrices": ["v", "o"]}]
+    tiny.randomize(model.add_adapter("union", members))
+    model.add_adapter("mixed", ["lora", "seq_bn"])
+    before, expression = weights(model), Stack("union", "lora")
+    expected = run(model, expression)
+    with model.merge("union"):
+        close(run(model, expression), expected)
+    assert same(before, weights(model))
+    with pytest.raises(ConfigError, match="'mixed' cannot be merged"):
+        model.merge("mixed")
+
+
+def test_what_is_masked_is_not_merged() -> None:
+    model = made(names=["lora"])
+    compose.sparsify(model, "lora", 0.5)
+    with torch.no_grad():
+        for parameter in model.adapters["lora"].parameters():  # as momentum from before would move it
+            parameter.add_(0.1)
+    twin = copy.deepcopy(model)
+    model.merge("lora")
+    close(run(model, "lora"), run(twin, "lora"))

@@ -273,3 +273,12 @@ def test_compiled(architecture: str) -> None:
             expected = plan.states(**inputs).last_hidden_state
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_an_average_in_which_nothing_counts() -> None:
+    model, inputs = model_of(), tiny.inputs()
+    nothing = Average("long", "short", weights=[0, 0], normalize=False)
+    close(states(model, nothing, inputs), states(model, None, inputs))
+    close(states(model, Stack("short", nothing), inputs), states(model, "short", inputs))
+    assert model.plan(nothing).explain(rows=2, tokens=4).flops

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from compose.errors import ConfigError, Problem
-from compose.methods.config import COUNT, FLAG, PROBABILITY, SEED, Config, Option, is_count, option
+from compose.methods.config import COUNT, FLAG, MOST, PROBABILITY, SEED, Config, Option, is_count, option
 from compose.specs import STATES, ActingSpec, AdapterSpec, BackboneSpec
 
 NUMBERS = Option(
-    lambda value: isinstance(value, list | tuple | range) and all(is_count(number) for number in value),
+    lambda value: isinstance(value, list | tuple | range) and len(value) <= MOST and all(map(is_count, value)),
     "a list of numbers of states: 0 the embeddings' output, n that of the n-th layer",
     normal=lambda value: tuple(sorted(set(value))),
     plain=list,

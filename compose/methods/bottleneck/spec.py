@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from compose.errors import ConfigError, Problem
 from compose.methods.config import (
+    COUNT,
     FLAG,
     LAYERS,
     OPTIONAL_COUNT,
@@ -18,7 +19,6 @@ from compose.methods.config import (
     Option,
     acts_nowhere,
     choice,
-    is_count,
     is_number,
     option,
     unknown_layers,
@@ -54,19 +54,35 @@ PLACING = frozenset(
 """Options of where, how wide and from what start: parts that differ in these alone compute alike."""
 
 
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
+"""A layer as a key, written as layers are: it is looked up by its text."""
+
+
+LEAST_FACTOR = 0.001
+"""The smallest reduction factor: a bottleneck a thousand times as wide as the states."""
+
+
 def _is_factor(value: Any) -> bool:
-    return is_number(value) and value > 0
+    return is_number(value) and value >= LEAST_FACTOR
 
 
 def _is_layer(key: Any) -> bool:
-    return key == "default" or (isinstance(key, str) and key.isdecimal())
+    return key == "default" or (isinstance(key, str) and _NUMBER.fullmatch(key) is not None)
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]] | None:
+    """The pairs of a mapping or of a tuple of pairs; None of anything else."""
+    if not isinstance(value, Mapping | tuple):
+        return None
+    pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
+    return pairs if all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs) else None
 
 
 def _accepts_factors(value: Any) -> bool:
     if not isinstance(value, Mapping | tuple):
         return _is_factor(value)
-    pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
-    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+    pairs = _pairs(value)
+    if pairs is None:
         return False
     keys = [str(key) for key, _ in pairs if not isinstance(key, bool)]
     return (
@@ -83,12 +99,14 @@ def _normal_factors(value: Any) -> Any:
     return tuple((str(key), float(factor)) for key, factor in pairs)
 
 
-_SITE_KEY = re.compile(rf"(\d{{1,6}})\.({'|'.join(re.escape(site) for _, site in SITES)})")
+_SITE_KEY = re.compile(rf"(?:{_NUMBER.pattern})\.({'|'.join(re.escape(site) for _, site in SITES)})")
 
 
 def _accepts_sizes(value: Any) -> bool:
-    pairs = dict(value) if isinstance(value, Mapping | tuple) else {"": 0}
-    return all(isinstance(key, str) and _SITE_KEY.fullmatch(key) and is_count(size, 1) for key, size in pairs.items())
+    pairs = _pairs(value)
+    if pairs is None or len({key for key, _ in pairs if isinstance(key, str)}) < len(pairs):
+        return False
+    return all(isinstance(key, str) and _SITE_KEY.fullmatch(key) and COUNT.accepts(size) for key, size in pairs)
 
 
 SIZES = Option(
@@ -99,11 +117,11 @@ SIZES = Option(
 )
 FACTOR = Option(
     _accepts_factors,
-    'a number above 0, or a mapping from layer numbers (and "default") to such numbers',
+    f'a number of at least {LEAST_FACTOR}, or a mapping from layer numbers (and "default") to such numbers',
     normal=_normal_factors,
     plain=lambda value: dict(value) if isinstance(value, tuple) else value,
 )
-POSITIVE = Option(_is_factor, "a number above 0", normal=float)
+ONE_FACTOR = Option(_is_factor, f"a number of at least {LEAST_FACTOR}", normal=float)
 INVERTIBLE = Option(
     lambda value: value is None or value in invertible.KINDS, "'nice', 'glow' or None", invertible.KINDS
 )
@@ -186,7 +204,7 @@ class BottleneckConfig(Config):
     dropout: float = option(0.0, PROBABILITY)
     stochastic_depth: float = option(0.0, PROBABILITY)
     inv_adapter: str | None = option(None, INVERTIBLE)
-    inv_adapter_reduction_factor: float = option(2.0, POSITIVE)
+    inv_adapter_reduction_factor: float = option(2.0, ONE_FACTOR)
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[Problem]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from compose.methods.dora.spec import DoraConfig, DvoraConfig
 from compose.methods.linear.module import LinearPart, LowRankPart, Weights
-from compose.methods.linear_map import LinearMap
 from compose.methods.lora.module import LoraPart
 from compose.methods.part import Context, Prepared, required
 from compose.methods.vera.module import VeraPart
@@ -45,9 +44,9 @@ class DoraPart(LinearPart):
         self.magnitude = nn.Parameter(torch.ones(site.width_out))
 
     @torch.no_grad()
-    def start(self, map: LinearMap) -> None:
+    def start(self, weight: Tensor) -> None:
         """Magnitudes that change nothing: the norms themselves."""
-        self.magnitude.copy_(self.norm(map.weight))
+        self.magnitude.copy_(self.norm(weight))
 
     def norm(self, weight: Tensor) -> Tensor:
         """The norm of each row of W + D, [width_out].
@@ -63,7 +62,13 @@ class DoraPart(LinearPart):
     def gain(self, context: Context) -> Tensor:
         """What the rows are multiplied by, [width_out]."""
         assert context.map is not None, "DoRA acts at linear sites alone"
-        return self.magnitude / self.norm(context.map.weight)
+        return self._gain(context.map.weight)
+
+    def _gain(self, weight: Tensor) -> Tensor:
+        """The same from the map's own weight; a row of zeros has no direction, and stays as it is."""
+        norm = self.norm(weight)
+        nothing = norm == 0
+        return torch.where(nothing, 1.0, self.magnitude / norm.masked_fill(nothing, 1.0))
 
     def moved(self, context: Context) -> Tensor:
         """What the gain applies to of the map's own output, [..., tokens, width_out]."""
@@ -79,7 +84,7 @@ class DoraPart(LinearPart):
 
     def folded(self, now: Weights, base: Weights) -> Weights:
         """The increment's matrix added to the weight, and the bias's share to the bias."""
-        gain = (self.magnitude / self.norm(base.weight)).unsqueeze(1)
+        gain = self._gain(base.weight).unsqueeze(1)
         weight = now.weight + (gain - 1) * base.weight + gain * self.update.product(self.config.scale)
         if now.bias is None or base.bias is None or not self.config.scaled_bias:
             return Weights(weight, now.bias)

@@ -10,7 +10,7 @@ from compose.errors import ConfigError, Problem
 from compose.methods.config import COUNT, FLAG, SEED, Config, Option, choice, is_number, option
 from compose.specs import ActingSpec, AdapterSpec, BackboneSpec
 
-SCALE = Option(lambda value: is_number(value) and value >= 0, "a number of at least 0", normal=float)
+SCALE = Option(lambda value: is_number(value) and 0 <= value <= 1000, "a number from 0 to 1000", normal=float)
 TEXT = Option(lambda value: value is None or (isinstance(value, str) and bool(value.strip())), "a text, or None")
 
 

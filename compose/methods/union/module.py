@@ -9,7 +9,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from compose.methods.linear_map import LinearMap
 from compose.methods.part import Context, Part
 
 
@@ -27,10 +26,10 @@ class PartsInTurn(Part):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def start(self, map: LinearMap) -> None:
-        """Each takes what it takes from the map."""
+    def start(self, weight: Tensor) -> None:
+        """Each takes what it takes from the weight."""
         for part in self.parts:
-            cast(Part, part).start(map)
+            cast(Part, part).start(weight)
 
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """Each on the result of the one before."""

@@ -134,3 +134,15 @@ def test_saved_and_loaded(members: list[Any], tmp_path: Path) -> None:
     assert model.adapters["again"].config == model.adapters["u"].config
     inputs = tiny.inputs("bert", 3, 7)
     assert torch.equal(states(model.plan("again"), inputs), states(model.plan("u"), inputs))
+
+
+def test_members_that_read_what_the_map_gave_stand_beside_others() -> None:
+    """DoRA reads the map's own output, which a group has to hand on."""
+    model, names = model_of("bert", ["lora", "dora"])
+    inputs = tiny.inputs("bert", 3, 7, padded=True)
+    whole = Parallel(a=Stack("b", "u"), b=Drop("u", first=1), c="u", d="b")
+    found = states(model.plan(whole), inputs).chunk(4)
+    for rows, expression in zip(
+        found, (Stack("b", *names), Drop(Stack(*names), first=1), Stack(*names), "b"), strict=True
+    ):
+        close(rows, states(model.plan(expression), inputs))

@@ -88,8 +88,8 @@ def invertible_names(
 
 
 def _is_invertible(name: str, vocabulary: Vocabulary) -> bool:
-    adapter = vocabulary.adapters[name]
-    return adapter.method == "bottleneck" and vocabulary.backbone.embed_key in adapter.by_site
+    part = vocabulary.adapters[name].by_site.get(vocabulary.backbone.embed_key)
+    return part is not None and not part.added_tokens  # else it is a prompt
 
 
 def _undoing(parts: Sequence[InvertiblePart]) -> Inverse:

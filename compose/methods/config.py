@@ -71,13 +71,18 @@ def choices(*names: str) -> Option:
     return Option(accepts, f"a list of names from {', '.join(names)}", names, normal, list)
 
 
+LARGEST_SEED = 2**63
+"""More than torch's generators take."""
 FLAG = Option(lambda value: isinstance(value, bool), "True or False")
 COUNT = Option(lambda value: is_count(value, 1), "a whole number of at least 1")
 OPTIONAL_COUNT = Option(lambda value: value is None or is_count(value, 1), "a whole number of at least 1, or None")
 OPTIONAL_FLAG = Option(lambda value: value is None or isinstance(value, bool), "True, False or None")
 NUMBER = Option(is_number, "a finite number", normal=float)
 PROBABILITY = Option(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1", normal=float)
-SEED = Option(lambda value: value is None or is_count(value), "a whole number of at least 0, or None")
+SEED = Option(
+    lambda value: value is None or (is_count(value) and value < LARGEST_SEED),
+    "a whole number from 0 to below 2**63, or None",
+)
 LAYERS = Option(
     lambda value: isinstance(value, list | tuple | range) and all(is_count(index) for index in value),
     "a list of layer numbers, from 0",

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Self
 from compose.errors import ConfigError, Problem
 from compose.specs import AdapterSpec, BackboneSpec
 
+LONGEST = 100
+"""Of a value in a message."""
+
 
 def _same(value: Any) -> Any:
     return value
@@ -33,6 +36,12 @@ class Option:
     legal: tuple[str, ...] = ()
     normal: Callable[[Any], Any] = _same
     plain: Callable[[Any], Any] = _same
+
+
+def shown(value: Any) -> str:
+    """A value as text, for messages: no more than a line of it."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def option(default: Any, kind: Option) -> Any:
@@ -146,7 +155,7 @@ class Options:
                 value, kind = values[name], known[name]
                 found.append(
                     Problem(
-                        f"{name} must be {kind.expected}, not {value!r}",
+                        f"{name} must be {kind.expected}, not {shown(value)}",
                         where=cls.method,
                         got=value if isinstance(value, str) else "",
                         legal=kind.legal,

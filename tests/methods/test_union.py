@@ -121,6 +121,9 @@ def test_mistakes_are_told_together() -> None:
     for nothing in ([], "lora", [make_config("mam")]):
         with pytest.raises(ConfigError, match="configs must be a list of configs"):
             make_config("union", configs=nothing)
+    with pytest.raises(ConfigError) as caught:
+        make_config("union", configs=["unipelt"])
+    assert len(str(caught.value)) < 250  # not all options of all members
     model = tiny.model("bert", 2)
     with pytest.raises(ConfigError, match=r"two members of the union 'u' act at the site 'attn\.core'"):
         model.add_adapter("u", cast(Any, ["prefix_tuning", {"method": "prefix_tuning", "prefix_length": 2}]))

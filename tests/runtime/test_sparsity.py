@@ -292,6 +292,9 @@ def test_sizes_at_sites_where_it_does_not_act() -> None:
         Adapter("a", make_config("seq_bn", bottleneck_sizes={"1.attn": 3}), encoder())
     with pytest.raises(ConfigError, match="a mapping from layers and sites"):
         make_config("seq_bn", bottleneck_sizes={"ffn": 3})
+    for wrong in ((1, 2), [1], "ab", 4, {"0.ffn": 0}):
+        with pytest.raises(ConfigError, match="a mapping from layers and sites"):
+            make_config("seq_bn", bottleneck_sizes=wrong)
 
 
 def test_checkpoints_hold_the_masks() -> None:

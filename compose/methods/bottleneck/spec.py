@@ -87,8 +87,15 @@ _SITE_KEY = re.compile(rf"(\d{{1,6}})\.({'|'.join(re.escape(site) for _, site in
 
 
 def _accepts_sizes(value: Any) -> bool:
-    pairs = dict(value) if isinstance(value, Mapping | tuple) else {"": 0}
-    return all(isinstance(key, str) and _SITE_KEY.fullmatch(key) and is_count(size, 1) for key, size in pairs.items())
+    pairs = value.items() if isinstance(value, Mapping) else value if isinstance(value, tuple) else [None]
+    return all(
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and isinstance(pair[0], str)
+        and _SITE_KEY.fullmatch(pair[0])
+        and is_count(pair[1], 1)
+        for pair in pairs
+    )
 
 
 SIZES = Option(

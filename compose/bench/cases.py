@@ -131,6 +131,19 @@ CASES: tuple[Case, ...] = (
         (Target("ours", 1.05, "ours, one head"),),
     ),
     Case(
+        "pruned-neurons",
+        "one adapter of which 75% of the neurons are pruned against the whole one, inference",
+        (
+            Contestant("ours", "pruned", {"sparsity": 0.75}),
+            Contestant("ours, whole", "pruned", {"sparsity": 0.0}),
+            PLAIN,
+        ),
+        (
+            Target("ours", 0.98, "ours, whole"),
+            Target("ours", 0.2525, "ours, whole", metric="FLOPs of the adapter"),
+        ),
+    ),
+    Case(
         "mixed-64",
         "64 adapters in one mixed batch: a Route whose rows each belong to another one, inference",
         (

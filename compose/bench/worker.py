@@ -23,6 +23,7 @@ SETUPS: Mapping[str, SetUp] = {
     "fuse": _ours,
     "parallel": _ours,
     "route": _ours,
+    "pruned": inference.pruned,
     "drop": epochs.ours,
     "aggregation": epochs.ours,
     "texts": texts.ours,

@@ -127,7 +127,7 @@ def as_file_error(error: ComposeError, where: str) -> FileError:
             replace(
                 problem,
                 where=where,
-                what=f"{problem.where}: {problem.what}" if problem.where else problem.what,
+                what=f"{problem.where}: {problem.what}" if problem.where not in ("", where) else problem.what,
             )
             for problem in error.problems
         ]

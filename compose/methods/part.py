@@ -134,7 +134,7 @@ class Part(nn.Module):
     """
 
     has_increment: ClassVar[bool] = True
-    reads_output: ClassVar[bool] = False
+    reads_output: bool = False
 
     def prepare(self, y: Tensor, context: Context) -> Prepared:
         """Input, residual and fusion queries of this part.

@@ -138,24 +138,29 @@ def scores_of(
         seed: of `random`; the global generator otherwise.
 
     Raises:
-        ConfigError: for an unknown kind, for `snip` without data, or if it finds that nothing matters.
+        ConfigError: for an unknown kind, for `snip` without data, if that finds that nothing matters, or if a score is
+            not finite.
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no kind of pruning {kind!r}", got=str(kind), legal=KINDS)
     if kind == "random":
         source = None if seed is None else torch.Generator().manual_seed(seed)
         return {name: torch.rand(w.shape, generator=source).to(w.device) for name, w in weights.items()}
-    if kind == "magnitude":
-        return {name: weight.detach().abs() for name, weight in weights.items()}
-    if gradients is None:
-        raise ConfigError("'snip' needs data", why="it weighs by the loss's gradient", hint="data=[batch, ...]")
-    found = gradients()
-    scores = {name: (weight.detach() * found[name]).abs() for name, weight in weights.items()}
-    if not any(bool(score.any()) for score in scores.values()):
+    found: Mapping[str, Tensor] = {}
+    if kind == "snip":
+        if gradients is None:
+            raise ConfigError("'snip' needs data", why="it weighs by the loss's gradient", hint="data=[batch, ...]")
+        found = gradients()
+    scores = {name: (weight.detach() * found.get(name, 1)).abs() for name, weight in weights.items()}
+    broken = [name for name, score in scores.items() if not torch.isfinite(score).all()]
+    if broken:
+        why = "not all values of the weight, or of the loss's gradient, are finite"
+        raise ConfigError(f"'{kind}' cannot weigh '{broken[0]}'", why=why)
+    if kind == "snip" and not any(bool(score.any()) for score in scores.values()):
         raise ConfigError(
             "by 'snip' no weight of this adapter matters",
             why="every product of a weight and its gradient is zero, as in a LoRA that was never trained",
-            hint="kind='magnitude', or train it first",
+            hint="kind='random', or train it first",
         )
     return scores
 

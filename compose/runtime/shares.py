@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -58,6 +58,9 @@ def fusion_shares(plan: RunnablePlan, fuse: Fuse, data: Sequence[Any]) -> list[S
                     )
                 # One that stands in several branches answers for the batch several times.
                 total = values.reshape(-1, *present.shape, values.shape[-1]).mean(0)[present].sum(0)
+                if not torch.isfinite(total).all():
+                    what = f"the fusion '{name}' gives weights that are not finite at layer {layer}, {site}"
+                    raise InputError(what, hint="data, and adapters, without NaN")
                 sums[layer, site] = sums.get((layer, site), torch.zeros_like(total)) + total
                 counts[layer, site] = counts.get((layer, site), 0) + int(present.sum())
     if not sums or not all(counts.values()):
@@ -108,7 +111,9 @@ def _mask(model: Model, batch: Mapping[str, Any], layer: int) -> Tensor | None:
 def _batches(model: Model, data: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     if isinstance(data, Mapping):
         data = [data]
-    if all(isinstance(batch, Mapping) for batch in data):
+    elif not isinstance(data, str) and isinstance(data, Iterable):
+        data = list(data)  # what can be read once is asked twice what it holds
+    if isinstance(data, list) and all(isinstance(batch, Mapping) for batch in data):
         yield from data
         return
     inputs = check(data)

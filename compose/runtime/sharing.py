@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -44,12 +44,13 @@ def share_factors(model: Model, *names: str) -> None:
 
     Raises:
         RegistryError: an adapter is unknown.
-        ConfigError: there are fewer than two, or their factors differ in places or shapes.
+        ConfigError: there are fewer than two, one is sparse, or their factors differ in places or shapes.
     """
     model.adapters.require(*names)
     adapters = [model.adapters[name] for name in dict.fromkeys(names)]
     if len(adapters) < 2:
         raise ConfigError("one adapter has nobody to share with", hint="share_factors(model, 'a', 'b')")
+    _check_dense(adapters)
     first, *others = [dict(_places(adapter)) for adapter in adapters]
     shapes = [{key: place.factor.shape for key, place in found.items()} for found in (first, *others)]
     problems = [
@@ -70,11 +71,24 @@ def unshare_factors(model: Model, name: str) -> None:
 
     Raises:
         RegistryError: the adapter is unknown.
+        ConfigError: it is sparse, and so shares nothing.
     """
+    _check_dense([model.adapters[name]])
     for _, place in _places(model.adapters[name]):
         factor = place.factor
         setattr(place.module, place.name, nn.Parameter(factor.detach().clone(), factor.requires_grad))
     model.version += 1
+
+
+def _check_dense(adapters: Sequence[Adapter]) -> None:
+    """Refuse sparse adapters: which weights are kept is said of the adapter's own."""
+    problems = [
+        Problem(f"the adapter '{adapter.name}' is sparse, and cannot share its factors")
+        for adapter in adapters
+        if adapter.masks
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _places(adapter: Adapter) -> Iterator[tuple[Key, Place]]:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from compose.dsl import Expression
-from compose.errors import ConfigError, InputError
+from compose.errors import ConfigError, Problem
 from compose.methods.adapter import Adapter
 from compose.methods.bottleneck import neurons
-from compose.methods.config import is_number
+from compose.methods.config import SEED, is_number
 from compose.methods.registry import make_config
 from compose.methods.sparse import Kind, largest, scores_of
-from compose.runtime.predict import evaluation
+from compose.runtime.gradients import Data, gradients_of
+from compose.specs import EMBED
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
-
-Data = Iterable[Mapping[str, Any]]
-"""Batches: a plan's inputs, with `labels`."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,11 @@ def sparsify(
 
     Raises:
         RegistryError: if there is no such adapter.
-        ConfigError: if an option is out of range, or the adapter has no matrices.
+        ConfigError: if an option is out of range, the adapter has no matrices or shares them with another one, or by
+            `magnitude` and `snip` there is nothing to tell its weights apart by.
+        InputError: if data is no batches with labels.
     """
-    adapter: Adapter = model.adapters[name]
-    _check(sparsity)
+    adapter = _adapter(model, name, sparsity, seed)
     weights = {key: weight for key, weight in adapter.weights().items() if weight.dim() > 1}
     if not weights:
         raise ConfigError(
@@ -96,9 +95,16 @@ def sparsify(
     count = total - round(sparsity * total)
     before = adapter.masks.by_name()
     left = total - sum(int((~mask).sum()) for mask in before.values())
+    if not count:
+        raise ConfigError(
+            f"sparsity={sparsity} leaves none of the {total:,} weights of {name!r}",
+            hint=f"sparsity={(total - 1) / total:.6g} at most",
+        )
     if left < count:
         raise ConfigError(f"sparsity={sparsity}, but the adapter {name!r} is {1 - left / total:.1%} sparse already")
     adapter.masks.enforce()
+    if kind == "magnitude" and sparsity:
+        _check_sizes(name, weights, before)
     scores = scores_of(kind, weights, _gradients(model, adapter, data, expression), seed)
     gone = {key: score.masked_fill(~before[key], -1.0) if key in before else score for key, score in scores.items()}
     adapter.mask(largest(gone, count))
@@ -132,16 +138,16 @@ def prune_neurons(
         ConfigError: if an option is out of range, the adapter is no plain bottleneck, or too few neurons would be
             left for one at each site.
     """
-    adapter: Adapter = model.adapters[name]
-    _check(sparsity)
-    if adapter.config.method != "bottleneck":
+    adapter = _adapter(model, name, sparsity, seed)
+    parts = {f"{part.layer}.{part.site}": part for part in adapter.spec.parts if part.site != EMBED}
+    if adapter.config.method != "bottleneck" or not parts:
         raise ConfigError(
             f"the adapter {name!r} has no neurons that could be pruned",
-            why=f"it is a {adapter.config.method}; rows and columns of a bottleneck can go",
+            why=f"it is a {adapter.config.method}; rows and columns of a bottleneck in the layers can go",
             hint=f"sparsify(model, {name!r}, ...)",
         )
-    total = sum(part.rank for part in adapter.spec.parts)
-    count, sites = total - round(sparsity * total), len(adapter.spec.parts)
+    total = sum(part.rank for part in parts.values())
+    count, sites = total - round(sparsity * total), len(parts)
     if count < sites:
         raise ConfigError(
             f"sparsity={sparsity} leaves {count} of {total} neurons, but there are {sites} sites",
@@ -150,7 +156,7 @@ def prune_neurons(
         )
     adapter.masks.enforce()
     scores = scores_of(kind, adapter.weights(), _gradients(model, adapter, data, expression), seed)
-    keep = neurons.chosen(neurons.of_neurons(scores), count)
+    keep = neurons.chosen(neurons.of_neurons(scores, parts), count)
     config = make_config(adapter.config, bottleneck_sizes={site: len(left) for site, left in keep.items()})
     smaller = Adapter(name, config, model.spec).to(device=model.device, dtype=model.adapter_dtype)
     smaller.load_tensors(neurons.kept(adapter.tensors(), keep))
@@ -165,37 +171,42 @@ def prune_neurons(
     return Pruned(name, "neurons", kind, count, total)
 
 
-def _check(sparsity: object) -> None:
+def _adapter(model: Model, name: str, sparsity: object, seed: object) -> Adapter:
+    """The adapter that is to be pruned.
+
+    Raises:
+        RegistryError: there is none of that name.
+        ConfigError: an option is out of range, or it shares weights with another adapter.
+    """
+    adapter: Adapter = model.adapters[name]
+    problems = []
     if not is_number(sparsity) or not 0 <= sparsity < 1:  # type: ignore[operator]
-        raise ConfigError(f"sparsity must be a number from 0 to below 1, not {sparsity!r}")
+        problems.append(Problem(f"sparsity must be a number from 0 to below 1, not {sparsity!r}"))
+    if not SEED.accepts(seed):
+        problems.append(Problem(f"seed must be {SEED.expected}, not {seed!r}"))
+    own = {id(weight) for weight in adapter.parameters()}
+    for _, other in model.adapters.items():
+        if other is not adapter and not own.isdisjoint(map(id, other.parameters())):
+            what = f"the adapter {name!r} shares weights with {other.name!r}, which would be pruned too"
+            problems.append(Problem(what, hint=f"unshare_factors(model, {name!r})"))
+    if problems:
+        raise ConfigError(problems)
+    return adapter
 
 
-def _gradients(model: Model, adapter: Adapter, data: Data | None, expression: Expression) -> Any:
+def _check_sizes(name: str, weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter with a matrix that is zero by its start: it would go first, and never learn anything."""
+    for key, weight in weights.items():
+        if not weight.any() and (key not in before or before[key].any()):
+            raise ConfigError(
+                f"by 'magnitude' all of '{key}' would go first, and the adapter {name!r} could learn no more",
+                why="it is zero, as a factor of a LoRA that was never trained",
+                hint="kind='random' (in a recipe pruning: random), or train it first",
+            )
+
+
+def _gradients(
+    model: Model, adapter: Adapter, data: Data | None, expression: Expression
+) -> Callable[[], dict[str, Tensor]] | None:
     """Gives the gradient of the loss over some batches, by weight; None without data."""
-    if data is None:
-        return None
-
-    def gradients() -> dict[str, Tensor]:
-        weights = adapter.weights()
-        asked = {key: weight.requires_grad for key, weight in weights.items()}
-        plan = model.plan(adapter.name if expression is None else expression)
-        summed: dict[str, Tensor] = {}
-        try:
-            for weight in weights.values():
-                weight.requires_grad_(True)
-            with evaluation(model), torch.enable_grad():
-                for batch in data:
-                    loss = plan(**batch).loss
-                    if loss is None:
-                        raise InputError("a batch without labels gives no loss", hint="labels= in every batch")
-                    for key, found in zip(
-                        weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True), strict=True
-                    ):
-                        if found is not None:
-                            summed[key] = summed[key] + found if key in summed else found
-        finally:
-            for key, weight in weights.items():
-                weight.requires_grad_(asked[key])
-        return {key: summed.get(key, torch.zeros_like(weight)).detach() for key, weight in weights.items()}
-
-    return gradients
+    return None if data is None else partial(gradients_of, model, adapter, data, expression)

@@ -91,6 +91,14 @@ def test_the_trunk_cache_leaves_only_what_is_above_the_trunk() -> None:
         assert 0 < cached < share * not_cached
 
 
+def test_pruned_neurons_leave_their_share_of_the_flops() -> None:
+    (case,) = find(["pruned-neurons"])
+    told = [told_of(case, one) for one in case.contestants[:2]]
+    quarter, whole = (SETUPS[one["setup"]](one, one["attention"]).facts["FLOPs of the adapter"] for one in told)
+    assert quarter == pytest.approx(whole / 4, rel=0.01)
+    assert counted("pruned-neurons", "plain") < counted("pruned-neurons", "ours")
+
+
 def counted(name: str, contestant: str) -> int:
     (case,) = find([name])
     one = next(one for one in case.contestants if one.name == contestant)

@@ -121,6 +121,9 @@ def test_mistakes_are_told_together() -> None:
     for nothing in ([], "lora", [make_config("mam")]):
         with pytest.raises(ConfigError, match="configs must be a list of configs"):
             make_config("union", configs=nothing)
+    with pytest.raises(ConfigError) as caught:
+        make_config("union", configs=["unipelt"])
+    assert len(str(caught.value)) < 250  # not all options of all members
     model = tiny.model("bert", 2)
     with pytest.raises(ConfigError, match=r"two members of the union 'u' act at the site 'attn\.core'"):
         model.add_adapter("u", cast(Any, ["prefix_tuning", {"method": "prefix_tuning", "prefix_length": 2}]))
@@ -134,3 +137,15 @@ def test_saved_and_loaded(members: list[Any], tmp_path: Path) -> None:
     assert model.adapters["again"].config == model.adapters["u"].config
     inputs = tiny.inputs("bert", 3, 7)
     assert torch.equal(states(model.plan("again"), inputs), states(model.plan("u"), inputs))
+
+
+def test_members_that_read_what_the_map_gave_stand_beside_others() -> None:
+    """DoRA reads the map's own output, which a group has to hand on."""
+    model, names = model_of("bert", ["lora", "dora"])
+    inputs = tiny.inputs("bert", 3, 7, padded=True)
+    whole = Parallel(a=Stack("b", "u"), b=Drop("u", first=1), c="u", d="b")
+    found = states(model.plan(whole), inputs).chunk(4)
+    for rows, expression in zip(
+        found, (Stack("b", *names), Drop(Stack(*names), first=1), Stack(*names), "b"), strict=True
+    ):
+        close(rows, states(model.plan(expression), inputs))

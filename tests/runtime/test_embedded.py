@@ -194,6 +194,23 @@ def test_language_heads_undo_invertible_parts(architecture: str) -> None:
             close(out[task].logits, head.out(hidden))
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("union", {"configs": ["lora", {"method": "seq_bn_inv", "bottleneck_size": 4}]}),
+        ("compacter++", {"bottleneck_size": 4, "inv_adapter": "glow"}),
+    ],
+)
+def test_language_heads_undo_those_of_other_methods(method: str, options: dict[str, Any]) -> None:
+    model, inputs = model_of("bert"), tiny.inputs("bert", 3, 6, padded=True)
+    tiny.randomize(model.add_adapter("x", method, **options), 7)
+    tiny.randomize(model.add_head("x", "causal_lm"), 3)
+    with torch.no_grad():
+        found = model.plan("x")(**inputs)["x"].logits
+        hidden = model.adapters["x"].part(-1, "embed").inverse(states(model, "x", inputs))
+        close(found, model.heads["x"].out(hidden))
+
+
 def test_each_route_undoes_its_own() -> None:
     model, inputs = model_of("gpt2"), tiny.inputs("gpt2", 3, 6)
     for name in ("nice", "glow"):

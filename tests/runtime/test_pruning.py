@@ -111,6 +111,13 @@ def test_texts_are_data_too() -> None:
     assert model.plan(found.fuse).tasks == ("one",)
 
 
+def test_data_that_can_be_read_once() -> None:
+    model, batches = fused(), [tiny.inputs("bert", seed=0), tiny.inputs("bert", seed=1)]
+    known = prune_fusion(model, WHOLE, keep=2, data=batches, into="known")
+    once: Any = (batch for batch in batches)
+    assert prune_fusion(model, WHOLE, keep=2, data=once, into="once").mean == known.mean
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -121,6 +128,9 @@ def test_texts_are_data_too() -> None:
         ({"data": []}, InputError, "nothing to measure the fusion 'a,b,c,d' on"),
         ({"data": "text"}, InputError, "a list of inputs is needed"),
         ({"data": ["text"]}, InputError, "no tokenizer"),
+        ({"data": None}, InputError, "a list of inputs is needed"),
+        ({"data": 3}, InputError, "a list of inputs is needed"),
+        ({"data": [{"inputs_embeds": torch.full((1, 2, 32), torch.nan)}]}, InputError, "weights that are not finite"),
         ({"fuse": "a"}, ExpressionError, "is no Fuse with a name"),
         ({"fuse": Fuse("a", "b")}, RegistryError, "there is no fusion 'a,b'"),
         ({"expression": Stack("a", "b")}, ExpressionError, "does not stand in"),

@@ -14,7 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import compose
 from compose import Fuse, Parallel
-from compose.errors import ConfigError, FileError, RegistryError
+from compose.errors import (
+    BackboneError,
+    ConfigError,
+    ExpressionError,
+    FileError,
+    InputError,
+    RegistryError,
+)
 from compose.methods.adapter import Adapter
 from compose.methods.part import Context
 from compose.methods.registry import make_config
@@ -285,6 +292,9 @@ def test_sizes_at_sites_where_it_does_not_act() -> None:
         Adapter("a", make_config("seq_bn", bottleneck_sizes={"1.attn": 3}), encoder())
     with pytest.raises(ConfigError, match="a mapping from layers and sites"):
         make_config("seq_bn", bottleneck_sizes={"ffn": 3})
+    for wrong in ((1, 2), [1], "ab", 4, {"0.ffn": 0}):
+        with pytest.raises(ConfigError, match="a mapping from layers and sites"):
+            make_config("seq_bn", bottleneck_sizes=wrong)
 
 
 def test_checkpoints_hold_the_masks() -> None:
@@ -300,3 +310,111 @@ def test_checkpoints_hold_the_masks() -> None:
     twin.to(torch.float32)
     assert other.masks.sparsity() == 0.5 and all(mask.dtype == torch.bool for mask in other.masks.by_name().values())
     assert all(not tensor[zeros(made)[name]].any() for name, tensor in other.tensors().items() if name in zeros(made))
+
+
+SNIP_DATA: dict[str, tuple[Any, type[Exception], str]] = {
+    "texts": (["a text"], InputError, "batch 0 is a str"),
+    "a text": ("a text", InputError, "data is a str, but batches are needed"),
+    "a number": (5, InputError, "data is a int"),
+    "names that are none": ([{1: 2}], InputError, "mapping of inputs by name"),
+    "nothing": ([], InputError, "there is no batch"),
+    "no labels": ([tiny.inputs("bert")], InputError, "without labels"),
+}
+
+
+@pytest.mark.parametrize("case", SNIP_DATA)
+def test_data_that_gives_no_gradients(case: str) -> None:
+    data, error, words = SNIP_DATA[case]
+    model, made = sparse_model("seq_bn")
+    model.add_head("a", "classification", labels=["no", "yes"])
+    asked = [weight.requires_grad for weight in made.parameters()]
+    for prune in (sparsify, prune_neurons):
+        with pytest.raises(error, match=words):
+            prune(model, "a", 0.5, "snip", data)
+    assert not made.masks and asked == [weight.requires_grad for weight in made.parameters()]
+
+
+def test_a_single_batch_is_data_and_so_is_what_can_be_read_once() -> None:
+    found = []
+    for data in (batch(), [batch()], iter([batch()])):
+        model, made = sparse_model("seq_bn")
+        tiny.randomize(model.add_head("a", "classification", labels=["no", "yes"]))
+        sparsify(model, "a", 0.5, "snip", data)
+        found.append(torch.cat([mask.flatten() for mask in made.masks.by_name().values()]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_what_snip_cannot_weigh() -> None:
+    model, made = sparse_model("seq_bn")
+    model.add_head("a", "classification", labels=["no", "yes"])
+    model.add_adapter("lora", "lora")
+    with pytest.raises(ExpressionError, match="'lora' does not stand in \"a\""):
+        sparsify(model, "lora", 0.5, "snip", [batch()], expression="a")
+    nothing = {"inputs_embeds": torch.full((2, 3, 32), torch.nan), "labels": torch.tensor([0, 1])}
+    with pytest.raises(ConfigError, match=r"'snip' cannot weigh '0\.ffn\.down\.weight'"):
+        sparsify(model, "a", 0.5, "snip", [nothing])
+    model.merge("lora")
+    with pytest.raises(BackboneError, match="'lora' is merged"):
+        sparsify(model, "a", 0.5, "snip", [batch()])
+    model.unmerge()
+    with torch.no_grad():
+        made.weights()["1.ffn.up.weight"][0, 0] = torch.nan
+    for prune in (sparsify, prune_neurons):
+        with pytest.raises(ConfigError, match=r"'magnitude' cannot weigh '1\.ffn\.up\.weight'"):
+            prune(model, "a", 0.5)
+
+
+@pytest.mark.parametrize("preset", ["lora", "par_bn"])
+def test_by_magnitude_what_was_never_trained_would_never_be(preset: str) -> None:
+    """One of two factors starts at zero: all of it would go first, and the adapter would stay as it is for ever."""
+    model = tiny.model("bert")
+    made = model.add_adapter("a", preset)
+    with pytest.raises(ConfigError, match=r"(?s)would go first.*kind='random'"):
+        sparsify(model, "a", 0.5)
+    sparsify(model, "a", 0.5, "random", seed=0)
+    with pytest.raises(ConfigError, match="would go first"):
+        sparsify(model, "a", 0.75)
+    tiny.randomize(made)
+    sparsify(model, "a", 0.75)
+    assert made.masks.sparsity() == 0.75
+
+
+def test_options_out_of_range() -> None:
+    model, _ = sparse_model("seq_bn")
+    for seed in ("x", -1, 1.5, 2**63):
+        with pytest.raises(ConfigError, match="seed must be"):
+            sparsify(model, "a", 0.5, "random", seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"(?s)leaves none of the 256 weights of 'a'.*sparsity=0.996094 at most"):
+        sparsify(model, "a", 0.999)
+    assert sparsify(model, "a", 0.996094).kept == 1
+
+
+def test_an_invertible_part_keeps_its_networks(tmp_path: Path) -> None:
+    model, made = sparse_model("seq_bn_inv", bottleneck_size=8)
+    before = {name: tensor.clone() for name, tensor in made.tensors().items() if name.startswith("-1.embed")}
+    pruned = prune_neurons(model, "a", 0.875)
+    smaller = model.adapters["a"]
+    assert (pruned.kept, pruned.total) == (2, 16)
+    assert before and all(torch.equal(smaller.tensors()[name], tensor) for name, tensor in before.items())
+    model.save_adapter("a", tmp_path / "a")
+    model.load_adapter(tmp_path / "a", "b")
+    inputs = tiny.inputs("bert")
+    found = [model.plan(name).states(**inputs).last_hidden_state for name in "ab"]
+    assert torch.equal(*found)
+    model.add_adapter("alone", "seq_bn", output_adapter=False, inv_adapter="nice")
+    with pytest.raises(ConfigError, match="no neurons"):
+        prune_neurons(model, "alone", 0.5)
+
+
+def test_shared_factors_and_sparse_adapters_exclude_each_other() -> None:
+    model = tiny.model("bert")
+    for name in ("a", "b"):
+        tiny.randomize(model.add_adapter(name, "lora"))
+    compose.share_factors(model, "a", "b")
+    with pytest.raises(ConfigError, match="'a' shares weights with 'b'"):
+        sparsify(model, "a", 0.5)
+    compose.unshare_factors(model, "b")
+    sparsify(model, "a", 0.5)
+    for share in (lambda: compose.share_factors(model, "b", "a"), lambda: compose.unshare_factors(model, "a")):
+        with pytest.raises(ConfigError, match="'a' is sparse"):
+            share()

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from compose.bench.loop import Work
-from compose.bench.setups.models import Told, batch_of, expression_of, our_model, plain_backbone
+from compose.bench.setups.models import Told, add_heads, batch_of, expression_of, our_model, plain_backbone
+from compose.runtime.sparsity import prune_neurons
 
 COUNTED = "eager"
 """The attention with which FLOPs are counted: nothing is compiled then."""
@@ -47,6 +48,24 @@ def ours(told: Told, attention: str) -> Work:
                 run(**batch)
 
     return Work(call, {} if "shapes" in told else explained(plan, told))
+
+
+def pruned(told: Told, attention: str) -> Work:
+    """One bottleneck beside the feed-forward block, without a share of its neurons where that is told."""
+    model = our_model(told, attention)
+    model.add_adapter("a0", "par_bn")
+    if told["sparsity"]:
+        prune_neurons(model, "a0", told["sparsity"])
+    add_heads(model, ["a0"])
+    plan, batch = model.plan("a0"), batch_of(told)
+    found = plan.explain(rows=told["rows"], tokens=told["tokens"])
+    own = found.flops - found.plain.flops - sum(head.flops for head in found.heads)
+
+    def call() -> None:
+        with torch.no_grad():
+            plan(**batch)
+
+    return Work(call, {**explained(plan, told), "FLOPs of the adapter": own})
 
 
 def explained(plan: Any, told: Told) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -11,16 +11,17 @@ DIMENSIONS = {"down.weight": 0, "down.bias": 0, "up.weight": 1}
 """The weights of which every neuron has its share, and in which dimension neurons are counted."""
 
 
-def of_neurons(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def of_neurons(scores: Mapping[str, Tensor], sites: Collection[str]) -> dict[str, Tensor]:
     """How much each neuron matters, [rank] by `<layer>.<site>`: the sum over its weights, its bias included.
 
     Args:
         scores: of single weights, by canonical name.
+        sites: where there are neurons, as `<layer>.<site>`: an invertible part has maps of these names too.
     """
     found: dict[str, Tensor] = {}
     for name, score in scores.items():
         site, dimension = _split(name)
-        if dimension is not None:
+        if dimension is not None and site in sites:
             others = [index for index in range(score.dim()) if index != dimension]
             summed = score.sum(others) if others else score
             found[site] = found[site] + summed if site in found else summed
@@ -55,7 +56,9 @@ def kept(tensors: Mapping[str, Tensor], neurons: Mapping[str, Tensor]) -> dict[s
     found = {}
     for name, tensor in tensors.items():
         site, dimension = _split(name)
-        found[name] = tensor if dimension is None else tensor.index_select(dimension, neurons[site])
+        found[name] = (
+            tensor if dimension is None or site not in neurons else tensor.index_select(dimension, neurons[site])
+        )
     return found
 
 

@@ -25,6 +25,7 @@ class PartsInTurn(Part):
     def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
+        self.reads_output = any(part.reads_output for part in parts)
 
     def start(self, weight: Tensor) -> None:
         """Each takes what it takes from the weight."""

@@ -92,10 +92,16 @@ def add_fusion(model: Model, name: str, children: tuple[str, ...], sizes: set[in
         model.add_fusion(Fuse(Stack(*children), *[None] * (max(sizes) - 1), name=name), kind)
 
 
-def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
+def planned(
+    model: Model,
+    expression: Expression,
+    without: tuple[str, ...] = (),
+    refused: tuple[str, ...] = ("close layer", "no weights for the fusion"),
+) -> RunnablePlan | None:
     """The plan, with random weights for its fusions.
 
-    None if adapters in it close a site differently, or something is fused that has no increment.
+    None if something is fused that has no increment, or an error says one of `refused`: by default that adapters in it
+    close a site differently, or that a fusion has other weights.
     """
     if not all(model.adapters[name].spec.fusible for fuse in fuses(expression) for name in leaves(fuse)):
         return None
@@ -110,7 +116,7 @@ def planned(model: Model, expression: Expression, without: tuple[str, ...] = ())
         if children:
             add_fusion(model, name, tuple(dict.fromkeys(children)), sizes[name])
             tiny.randomize(model.fusions[name], len(name), 0.2)
-    return planned_unless(model, expression, without, "close layer", "no weights for the fusion")
+    return planned_unless(model, expression, without, *refused)
 
 
 def planned_unless(

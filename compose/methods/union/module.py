@@ -21,6 +21,7 @@ class PartsInTurn(Part):
     """
 
     has_increment = False
+    reads_output = True  # one of its parts may
 
     def __init__(self, parts: Sequence[Part]) -> None:
         super().__init__()

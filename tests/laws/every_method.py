@@ -50,11 +50,16 @@ def world(architecture: str, precision: str | None = None, scale: float = 0.3) -
     """A model with all of them, its weights random; in float64, or float32's weights in a precision."""
     dtype = torch.float64 if precision is None else torch.float32
     model = attach(tiny.backbone(architecture, LAYERS, dtype), precision=precision)
-    for seed, name in enumerate(names_of(architecture)):
-        method, options = ADAPTERS[name]
-        tiny.randomize(model.add_adapter(name, method, **options), seed, scale)
+    add_adapters(model, names_of(architecture), scale)
     sparsify(model, "sparse", 0.5)
     return model.eval()
+
+
+def add_adapters(model: Model, names: tuple[str, ...], scale: float = 0.3) -> None:
+    """Gives a model some of them, their weights random."""
+    for seed, name in enumerate(names):
+        method, options = ADAPTERS[name]
+        tiny.randomize(model.add_adapter(name, method, **options), seed, scale)
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,18 @@ def read_texts(file: Path) -> list[str]:
         FileError: it cannot be read, or holds no texts.
     """
     try:
-        content = file.read_text("utf-8")
+        content = file.read_text("utf-8-sig")
     except OSError as error:
         raise FileError(f"cannot be read: {error.strerror or error}", where=str(file)) from None
     except UnicodeDecodeError:
         raise FileError("is not UTF-8 text", where=str(file)) from None
+    lines = content.split("\n")  # not where else Python sees an end: JSON may hold those as they are
     if file.suffix == ".jsonl":
-        texts = [_of_line(line, f"{file}:{number}") for number, line in enumerate(content.splitlines(), 1) if line]
+        texts = [_of_line(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     elif file.suffix == ".csv":
-        rows = csv.DictReader(content.splitlines(keepends=True))
-        if COLUMN not in (rows.fieldnames or ()):
-            raise FileError(f"there is no column '{COLUMN}'", where=f"{file}:1", legal=tuple(rows.fieldnames or ()))
-        texts = [row[COLUMN] or "" for row in rows]
+        texts = _of_table(content, str(file))
     else:
-        texts = content.splitlines()
+        texts = lines
     texts = [text for text in texts if text.strip()]
     if not texts:
         raise FileError("holds no texts", where=str(file))
@@ -63,3 +62,13 @@ def _of_line(line: str, where: str) -> str:
         raise FileError(f"a line is a JSON object with a '{COLUMN}'", where=where)
     text: str = record[COLUMN]
     return text
+
+
+def _of_table(content: str, where: str) -> list[str]:
+    rows = csv.DictReader(io.StringIO(content, newline=""))
+    try:
+        if COLUMN not in (rows.fieldnames or ()):
+            raise FileError(f"there is no column '{COLUMN}'", where=f"{where}:1", legal=tuple(rows.fieldnames or ()))
+        return [row[COLUMN] or "" for row in rows]
+    except csv.Error as error:
+        raise FileError(f"not CSV: {error}", where=f"{where}:{rows.line_num}") from None

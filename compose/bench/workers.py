@@ -16,9 +16,10 @@ from compose.errors import BenchError, InputError
 
 ROOT = Path(__file__).parents[2]
 PEER = Path(__file__).with_name("peer.py")
-KEEPS = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+KEEPS = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """Has glibc keep freed memory; else it depends on what the process did before how much of it is fetched anew in each
-call, which made up to 8% of a call's time for one process and nothing for another."""
+call, which made up to 8% of a call's time for one process and nothing for another. Releases of glibc that refuse so
+high a threshold, and keep a low one, heed that no mapping is allowed."""
 LAST_LINES = 5
 """Lines of a failed worker's messages that are shown."""
 

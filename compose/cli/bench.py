@@ -78,6 +78,7 @@ def command(
         return
     if from_:
         _only(context, FROM, "--from takes figures as they are")
+    _check_apart(page, [*(from_ or ()), *filter(None, (json_,))])
     for path in filter(None, (json_, page)):
         check_writable(path)
     if from_:
@@ -151,6 +152,12 @@ def _only(context: typer.Context, allowed: tuple[str, ...], what: str) -> None:
     ]
     if ignored:
         raise ConfigError(what, why=f"so it would ignore {', '.join(ignored)}", hint=f"leave out {', '.join(ignored)}")
+
+
+def _check_apart(page: Path | None, figures: list[Path]) -> None:
+    """ConfigError: the page would be written over figures."""
+    if page is not None and page.resolve() in {path.resolve() for path in figures}:
+        raise ConfigError("--page would be written over the figures", where=str(page), hint="--page benchmarks.md")
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -65,6 +65,7 @@ class ClassificationHead(Head):
         if self.pooling == "first":
             return states[:, 0] if inputs.first is None else inputs.first
         if self.pooling == "mean":
+            states = states.to(self.out.weight.dtype)  # a mean of many is not rounded as each of them was
             if mask is None:
                 return states.mean(1)
             weights = mask.to(states.dtype).unsqueeze(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -122,6 +122,15 @@ class Shared:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+
+
+def weights_of(part: nn.Module) -> Iterator[nn.Parameter]:
+    """A part's own weights and those that it shares with other parts of its adapter."""
+    for module in part.modules():
+        yield from module.parameters(recurse=False)
+        for held in vars(module).values():
+            if isinstance(held, Shared):
+                yield from held.module.parameters()
 
 
 class Part(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compose.errors import ConfigError, FileError, Problem
 from compose.methods.tensors import SITE_MARK
+from compose.methods.watched import watch
 
 Kind = Literal["magnitude", "snip", "random"]
 """What decides which weights are kept: the largest, those whose removal would change the loss most, or chance."""
@@ -107,6 +108,7 @@ class Masks(nn.Module):
         def masked(gradient: Tensor) -> Tensor | None:
             return gradient * self._mask(name) if name in self._weights else None
 
+        watch(weight)
         asked = weight.requires_grad
         weight.requires_grad_(True)  # torch takes hooks of no others
         weight.register_hook(masked)

@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+MARK = "_compose_watched"
+"""The attribute of weights of which somebody wants to know when they change."""
+
+
+def watch(tensor: Tensor) -> None:
+    """Has steps of optimizers count as changes of a tensor, all of them: torch's fused ones count none."""
+    setattr(tensor, MARK, True)
+
+
+def _count_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    weights = (weight for group in optimizer.param_groups for weight in group["params"])
+    stepped = [weight for weight in weights if hasattr(weight, MARK) and weight.grad is not None]
+    if stepped:
+        torch.autograd.graph.increment_version(stepped)
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 class Watched(NamedTuple):
@@ -21,6 +41,7 @@ class Watched(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Watched:
+        watch(tensor)
         return cls(weakref.ref(tensor), tensor.detach(), tensor._version)
 
     def unchanged(self) -> bool:

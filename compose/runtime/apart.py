@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from compose.dsl import Branch, fuses, leaves, own_name
+from compose.methods.part import weights_of
 from compose.runtime.checkpointing import is_reentrant
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _rows(bound: Bound, first: int) -> int:
 
 
 def _first_trained(bound: Bound) -> int:
-    """The first layer at which weights are trained; the number of layers if none are in them."""
+    """The first layer that backward goes through; the number of layers if it goes through none."""
     layers = len(bound.plan.layers)
     trained = (
         layer
@@ -100,9 +101,9 @@ def _first_trained(bound: Bound) -> int:
         for step in program.steps
         for operation in step.operations
         for module in (operation.part, operation.fusion)
-        if module is not None and any(p.requires_grad for p in module.parameters())
+        if module is not None and any(p.requires_grad for p in weights_of(module))
     )
-    return min((layer for layer in trained if layer >= 0), default=layers)
+    return min((max(layer, 0) for layer in trained), default=layers)
 
 
 def _asks(value: Any) -> bool:

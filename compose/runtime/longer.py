@@ -145,7 +145,6 @@ def run_through(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
     entrance = frame.entrance
     if entrance is None:
         return backbone(**given)
-    entrance.refresh()
     _check(given, frame.plan.backbone.encoder_decoder)
     longer = frame.longer = _longer(frame, _embedded(entrance, frame, given), given)
     following = without_embedded({name: value for name, value in given.items() if name not in (MASK, "input_ids")})

@@ -304,6 +304,8 @@ class RunnablePlan:
             if kept is not None:
                 kept.update(enumerate(trunk.states))
         entrance = self._entrance if begins_apart(plan) else None  # fewer tasks may have no prompts
+        if entrance is not None:
+            entrance.refresh()  # here, since compiled code would be made anew for each mode that it meets
         call = (plan, bound.programs, batch, selections, model.hooks, attention, kept)
         frame = Frame(*call, masks=masks_of(plan, given), entrance=entrance)
         model.hooks.checkpointing.prepare()

@@ -110,10 +110,10 @@ class TrunkCache:
         rows = len(inputs["input_ids"])
         depth, every = plan.trunk, plan.plan.aggregation is not None
         dtype = self.dtype or next(plan.model.backbone.parameters()).dtype
-        space = self._space(plan.model, depth, every, dtype)
         lengths = _lengths(inputs)
-        keys = [_key(space, row, inputs, length) for row, length in enumerate(lengths)]
         with self._lock:
+            space = self._space(plan.model, depth, every, dtype)
+            keys = [_key(space, row, inputs, length) for row, length in enumerate(lengths)]
             shape = (depth + 1 if every else 1, -1, plan.model.spec.hidden_size)
             found = self._look(space, keys, shape, dtype)
             missing = [place for place, states in enumerate(found) if states is None]
@@ -281,10 +281,15 @@ def _key(space: str, row: int, inputs: Mapping[str, Tensor], length: int) -> Key
     found = hashlib.blake2b(space.encode(), digest_size=32)
     for name, tensor in sorted(inputs.items()):
         own = tensor[row] if tensor.shape[0] > row else tensor[0]
-        own = own[:length]
+        own = _cut(own[None], length)[0]
         found.update(f"{name} {own.dtype} {tuple(own.shape)}".encode())
-        found.update(own.detach().cpu().contiguous().numpy().tobytes())
+        found.update(_bytes_of(own.detach().cpu()))
     return found.digest()
+
+
+def _cut(tensor: Tensor, tokens: int) -> Tensor:
+    """The first tokens of [rows, tokens, ...]; a mask of [rows, heads, queries, keys] stays whole."""
+    return tensor if tensor.dim() == 4 else tensor[:, :tokens]
 
 
 def _computed(
@@ -293,7 +298,7 @@ def _computed(
     """[places, tokens, width] of each missing row, without its padding."""
     longest = max(lengths[place] for place in missing)
     chosen = {
-        name: (tensor[list(missing)] if len(tensor) == len(lengths) else tensor)[:, :longest]
+        name: _cut(tensor[list(missing)] if len(tensor) == len(lengths) else tensor, longest)
         for name, tensor in inputs.items()
     }
     states = torch.stack(plan.trunk_states(**chosen).states).to("cpu", dtype)

@@ -219,6 +219,8 @@ def test_the_list_needs_nothing_that_computes() -> None:
         (("--list", "--rounds", "3", "--json", "x.json"), "so it would ignore --json, --rounds"),
         (("--list", "--from", "x.json"), "so it would ignore --from"),
         (("--from", "x.json", "--note", "n", "--threads", "1"), "so it would ignore --threads, --note"),
+        (("--from", "x.json", "--page", "x.json"), "--page would be written over the figures"),
+        (("parallel", "--json", "x.json", "--page", "./x.json"), "--page would be written over the figures"),
         (("parallel", "--texts", "no-such.jsonl"), "no-such.jsonl: cannot be read"),
         (("--from", "no-such.json"), "no-such.json: cannot be read"),
         (("parallel", "--device", "cuda"), "there is no GPU that torch can use"),
@@ -370,3 +372,12 @@ def test_texts(tmp_path: Path) -> None:
             read_texts(tmp_path / name)
         assert caught.value.problems[0].where.endswith(where)
     assert len(bundled_texts(900)) == 900 and bundled_texts(900)[700] == bundled_texts(1)[0]
+    strange = "one\u2028two\x85three\x0cfour"  # JSON and CSV take these as they are
+    (tmp_path / "c.jsonl").write_text(f'\ufeff{{"text": "{strange[:7]}"}}\r\n \r\n{{"text": "two\x85"}}\n', "utf-8")
+    (tmp_path / "c.csv").write_text(f"\ufefftext,id\n{strange},1\ntwo,2\n", "utf-8")
+    (tmp_path / "c.txt").write_text(f"{strange}\r\ntwo", "utf-8")
+    assert read_texts(tmp_path / "c.jsonl") == [strange[:7], "two\x85"]
+    assert read_texts(tmp_path / "c.csv") == read_texts(tmp_path / "c.txt") == [strange, "two"]
+    (tmp_path / "d.csv").write_text('text\n"' + "long " * 30000, "utf-8")
+    with pytest.raises(FileError, match="not CSV: field larger than field limit"):
+        read_texts(tmp_path / "d.csv")

@@ -12,7 +12,7 @@ from transformers import AutoModel, BertConfig
 
 from compose.backbones.resolve import resolve
 from compose.compile import Options, compile_plan
-from compose.dsl import Expression, Parallel, fuses, own_name, parse
+from compose.dsl import Drop, Expression, Fuse, Parallel, fuses, own_name, parse
 from compose.explain import Explanation, explain
 from compose.graph.check import fusion_sites
 from compose.graph.sites import Vocabulary
@@ -127,3 +127,53 @@ def test_a_step_over_branches_of_which_one_is_trained(monkeypatch: pytest.Monkey
             plan(**batch, labels={"a0": torch.tensor([0, 1, 2])}).loss.backward()
         found[way] = counter.get_total_flops()
     assert found == STEPS
+
+
+TRAINED = {
+    "one adapter": 0,
+    "Fuse of 8": 0,
+    "Fuse of 8, checkpointing": 0,
+    "Drop(first=6)": 0,
+    "Drop(first=6), cached": 0,
+    "layer aggregation": 0,
+    "layer aggregation, cached": 0,
+}
+"""A step of training on the same BERT: forward and backward of what is trained, and no more."""
+
+
+def test_steps_of_training() -> None:
+    model = tiny.model("bert", 12, torch.float32, attn_implementation="eager")
+    for name in NAMES:
+        model.add_adapter(name, "seq_bn", bottleneck_size=4)
+    fuse = Fuse(*NAMES, name="fused")
+    model.add_fusion(fuse)
+    model.add_adapter("layers", "layer_aggregation")
+    for name in ("a0", "fused"):
+        model.add_head(name, labels=3, pooling="first")
+    model.add_head("layers", "tagging", labels=3)
+    batch = tiny.inputs("bert", 3, 16, dtype=torch.float32)
+    row, token = torch.tensor([0, 1, 2]), torch.zeros((3, 16), dtype=torch.long)
+    dropped = Drop("a0", first=6)
+    steps: tuple[tuple[str, Expression, Any, torch.Tensor], ...] = (
+        ("one adapter", "a0", "adapters", row),
+        ("Fuse of 8", fuse, "fusion", row),
+        ("Fuse of 8, checkpointing", fuse, "fusion", row),
+        ("Drop(first=6)", dropped, "adapters", row),
+        ("Drop(first=6), cached", dropped, "adapters", row),
+        ("layer aggregation", "layers", "adapters", token),
+        ("layer aggregation, cached", "layers", "adapters", token),
+    )
+    found = {}
+    for name, expression, regime, labels in steps:
+        model.train_only(expression, regime)
+        model.train()
+        if "checkpointing" in name:
+            model.gradient_checkpointing_enable()
+        plan = model.plan(expression)
+        given = {"trunk_states": plan.trunk_states(**batch)} if "cached" in name else {}
+        with FlopCounterMode(display=False) as counter:
+            plan(**batch, labels=labels, **given).loss.backward()
+        found[name] = counter.get_total_flops()
+        model.gradient_checkpointing_disable()
+    assert found == TRAINED
+    assert found["Drop(first=6), cached"] < 0.7 * found["Drop(first=6)"] < 0.6 * found["one adapter"]

@@ -22,8 +22,9 @@ from compose.io.adapterhub.names import GRAMMARS
 from compose.io.adapterhub.options import WRITERS
 from compose.runtime.model import Model
 from tests import tiny
+from tests.golden_cases import ROOT, UNSAID
 from tests.io.folders import same
-from tests.test_golden import CASES, ROOT, UNSAID, covered
+from tests.test_golden import CASES, covered
 
 TEXT = tuple(name for name in tiny.CONFIGS if name != "vit")
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from compose.dsl import Expression, Parallel, leaves
+from compose.errors import InputError
 from compose.runtime import apart, runnable
 from tests.laws.test_training import same
 from tests.laws.worlds import ARCHITECTURES, ROWS, batch, drawn, planned, world
@@ -58,7 +59,11 @@ def test_apart_or_together(setting: tuple[str, Expression, str]) -> None:
                 mock.patch.object(runnable, "shares_of", shares_of),
             ):
                 model.zero_grad()
-                out = plan(**inputs, labels=dict.fromkeys(plan.tasks, LABELS))
+                try:
+                    out = plan(**inputs, labels=dict.fromkeys(plan.tasks, LABELS))
+                except InputError as error:  # by themselves, branches may have a meaning that they have not together
+                    assume("ReFT in one batch" not in str(error))
+                    raise
                 assert out.loss is not None
                 out.loss.backward()
             assert saves or split in ([], [1])

@@ -26,6 +26,7 @@ from compose.dsl import (
 )
 from compose.errors import CompileError, ComposeError
 from compose.methods.fusions import FUSION_PRESETS
+from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
 from tests import tiny
@@ -130,15 +131,21 @@ def fresh(architecture: str) -> Model:
 
 
 @cache
-def world(architecture: str) -> Model:
-    """A model with adapters of all methods, their weights random; some pruned, made sparse or merged of others."""
-    model = fresh(architecture)
+def world(architecture: str, precision: str | None = None, scale: float = 0.3) -> Model:
+    """A model with adapters of all methods, their weights random; some pruned, made sparse or merged of others.
+
+    In float64, or with a precision with the weights of float32.
+    """
+    if precision is None:
+        model = fresh(architecture)
+    else:
+        model = attach(tiny.backbone(architecture, LAYERS, torch.float32), precision=precision).eval()
     given = {**ADAPTERS, **GATED}
     if model.spec.encoder_decoder:  # whose two stacks have different tokens, so that their layers do not add up
         given = {name: made for name, made in given.items() if made[0] != "layer_aggregation"}
     given |= {"sparse": given["b"], "thin": given["lora"], "pruned": given["b"]}
     for seed, (name, (preset, options)) in enumerate(given.items()):
-        tiny.randomize(model.add_adapter(name, preset, **options), seed)
+        tiny.randomize(model.add_adapter(name, preset, **options), seed, scale)
     sparsify(model, "sparse", 0.6)
     sparsify(model, "thin", 0.5, "random", seed=0)
     prune_neurons(model, "pruned", 0.5)
@@ -181,9 +188,9 @@ def drawn(architecture: str, blocks: tuple[str, ...] = ALL, largest: int = 5) ->
 
 
 @st.composite
-def settings_of(draw: Any, blocks: tuple[str, ...] = ALL) -> Any:
+def settings_of(draw: Any, blocks: tuple[str, ...] = ALL, architectures: tuple[str, ...] = ARCHITECTURES) -> Any:
     """An architecture and an expression for it."""
-    architecture = draw(st.sampled_from(ARCHITECTURES))
+    architecture = draw(st.sampled_from(architectures))
     return architecture, draw(drawn(architecture, blocks))
 
 

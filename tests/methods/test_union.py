@@ -82,6 +82,16 @@ def test_it_composes(expression: Expression, members: str) -> None:
 KEYWORDS: dict[type, dict[str, Any]] = {Stack: {}, Parallel: {}, Drop: {"first": 1}}
 
 
+@pytest.mark.parametrize("members", MEMBERS.values(), ids=MEMBERS)
+def test_one_union_in_branches_that_have_parted(members: list[Any]) -> None:
+    """It runs on both at once, and each member still reads what it needs."""
+    model, _ = model_of("bert", members)
+    inputs = tiny.inputs("bert", 3, 7, padded=True)
+    found = states(model.plan(Parallel(x=Stack("b", "u"), y="u")), inputs).chunk(2)
+    for rows, alone in zip(found, (Stack("b", "u"), "u"), strict=True):
+        close(rows, states(model.plan(alone), inputs))
+
+
 def test_each_row_its_own() -> None:
     model, _ = model_of("bert", MEMBERS["unipelt"])
     inputs = tiny.inputs("bert", 3, 7)

@@ -200,3 +200,27 @@ def test_reentrant_checkpoints_take_all_branches_together() -> None:
     model = model_of()
     model.gradient_checkpointing_enable({"use_reentrant": True})
     assert len(rows_recorded(model, Parallel("a", "b"))) == LAYERS
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("prompt_tuning", {"prompt_length": 2}),
+        ("prefix_tuning", {"prefix_length": 2, "bottleneck_size": 4}),
+        ("prefix_tuning_flat", {"prefix_length": 2}),
+        ("bitfit", {}),
+        ("loreft", {"r": 2}),
+    ],
+)
+def test_whatever_is_trained_counts(method: str, options: dict[str, Any]) -> None:
+    """Also what acts before the layers, and weights that all layers share: backward goes through all of them."""
+    model = model_of()
+    model.add_adapter("trained", method, **options)
+    model.add_head("trained", labels=2, pooling="first")
+    model.train_only("trained")
+    runs = rows_recorded(model, Parallel("trained", "a", "b", "c"))
+    assert [run for run in runs if run[0] == LAYERS - 1] == [(LAYERS - 1, 9, False), (LAYERS - 1, 3, True)]
+    for name, parameter in model.adapters["trained"].named_parameters():
+        parameter.requires_grad_(name.startswith("shared"))
+    if any(p.requires_grad for p in model.adapters["trained"].parameters()):
+        assert len(rows_recorded(model, Parallel("trained", "a", "b", "c"))) == 2 * LAYERS

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from compose.errors import InputError
 from compose.heads.spans import Source, Window
+from compose.runtime.agreement import agreement
 from compose.runtime.attach import attach
 from compose.runtime.batches import CPU_TOKENS, batches, default_tokens
 from compose.runtime.predict import predict
@@ -138,6 +139,8 @@ def test_a_batch_split_stays_one_batch_in_order() -> None:
     same(plan.predict(inputs, batch_size=1, batch_tokens=1), whole)
     assert [list(answer) for answer in whole] == [["topic"], ["value"], ["value"]]
     same(whole[2]["value"], everything().predict(inputs)[2]["value"])
+    plan = plan_of('BatchSplit("topic", "value", sizes=[1, 2])')
+    assert agreement(plan, plan, inputs).share == 1.0  # whose warm-up must not be of fewer inputs
 
 
 def test_route_follows_the_rows() -> None:

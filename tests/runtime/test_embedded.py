@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 
 from compose.backbones.resolve import TABLES
@@ -341,13 +342,18 @@ def test_aggregation_reads_what_was_made_of_the_embeddings() -> None:
 
 def test_compiled() -> None:
     torch.compiler.reset()
-    model, inputs = model_of("bert", torch.float32, 1), tiny.inputs("bert", 3, 6, padded=True)
+    model = model_of("bert", torch.float32, 1)
     for expression in (Parallel("nice", "glow"), Parallel("prompt", "nice")):
+        counters.clear()
         plan = model.plan(expression)
-        with torch.no_grad():
-            found = plan.optimize(backend="eager").states(**inputs).last_hidden_state
-            expected = plan.states(**inputs).last_hidden_state
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        optimized = plan.optimize(backend="eager")
+        for rows, tokens in ((3, 6), (2, 8)):
+            inputs = tiny.inputs("bert", rows, tokens, padded=True)
+            with torch.no_grad():
+                found = optimized.states(**inputs).last_hidden_state
+                expected = plan.states(**inputs).last_hidden_state
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert counters["stats"]["unique_graphs"] == 1
     torch.compiler.reset()
 
 

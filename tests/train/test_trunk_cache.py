@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compose import Drop, Parallel
 from compose.errors import ConfigError, FileError, InputError
+from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
 from compose.train.segments import OwnFile, Segments
@@ -267,6 +268,24 @@ def test_positions_for_all_rows() -> None:
     inputs = {"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).flip(0)[None]}
     found = plan.states(**inputs, trunk_states=TrunkCache().states(plan, inputs)).last_hidden_state
     torch.testing.assert_close(found, plan.states(**inputs).last_hidden_state, rtol=1e-9, atol=1e-9)
+
+
+def test_masks_of_heads_and_tokens() -> None:
+    """Each tells its own states, also where a row has fewer tokens than the backbone has heads, and in bf16."""
+    model, cache = model_of(), TrunkCache()
+    plan, ids = model.plan(Drop("a", first=2)), tiny.inputs(rows=2, tokens=3)["input_ids"]
+    seen = torch.zeros(2, 4, 3, 3, dtype=torch.float64)
+    other = seen.clone()
+    other[:, 3, :, 1] = -1e4
+    for mask in (seen, other):
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad():
+            found = plan.states(**inputs, trunk_states=cache.states(plan, inputs)).last_hidden_state
+            expected = plan.states(**inputs).last_hidden_state
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert cache.computed == 4
+    half = attach(tiny.backbone(dtype=torch.bfloat16))
+    assert TrunkCache().states(half.plan(None), {"input_ids": ids, "attention_mask": seen.bfloat16()}).depth == 2
 
 
 def test_states_of_all_layers_serve_tasks_that_need_the_last() -> None:

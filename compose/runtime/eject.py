@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from compose.errors import ConfigError
 from compose.methods.adapter import Adapter
-from compose.methods.prefix.module import PrefixPart
+from compose.methods.prefix.flat import flat_tensors
 from compose.methods.prefix.spec import PrefixConfig
 
 if TYPE_CHECKING:
@@ -34,21 +32,10 @@ def eject_prefix_tuning(model: Model, name: str) -> Adapter:
         )
     if config.flat:
         return adapter
-    with torch.no_grad():
-        tensors = dict(_flat_tensors(adapter))
+    tensors = flat_tensors(adapter)
     flat = Adapter(name, replace(config, flat=True), model.spec)
     flat.to(model.adapter_dtype).load_tensors(tensors)
     flat.requires_grad_(any(parameter.requires_grad for parameter in adapter.parameters()))
     model.delete_adapter(name)
     model.register(model.adapters, name, flat)
     return flat
-
-
-def _flat_tensors(adapter: Adapter) -> list[tuple[str, torch.Tensor]]:
-    """The tensors of the flat prefix by canonical name: keys and values as the MLP makes them, gates as they are."""
-    found = [(key, tensor) for key, tensor in adapter.tensors().items() if ".gate." in key]
-    for acting in adapter.spec.parts:
-        part = adapter.part(acting.layer, acting.site)
-        assert isinstance(part, PrefixPart)
-        found.append((f"{acting.layer}.{acting.site}.flat", part.states()))
-    return found

@@ -43,6 +43,7 @@ def modules_of(model: Model) -> io.BackboneModules:
         older=older_paths(anatomy),
         prefix=str(getattr(backbone, "base_model_prefix", "")),
         transposed=any(type(module).__name__ == "Conv1D" for module in backbone.modules()),
+        heads=int(getattr(model.config, "num_attention_heads", 0) or 0),
         words_only=anatomy.table.words_only or words_alone(backbone, anatomy),
         rotary=None if rotary is None else rotary.detach().cpu(),
         tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,

@@ -82,7 +82,8 @@ def write(
             raise FileError(f"{what}: PEFT cannot give layer {layer} a prefix of its own", why=why)
     nothing = torch.zeros_like(pieces[0])
     rows = torch.stack([pieces.get(place, nothing) for place in range(len(places))]).permute(2, 0, 1, 3).flatten(1)
-    content = {**common_content(config.prefix_length, spec), "prefix_projection": False}
+    width = spec.site(places[0][0], "attn.q").width_out  # keys may have fewer heads, which PEFT sees to
+    content = {**common_content(config.prefix_length, width, modules), "prefix_projection": False}
     return content, {"": {LEAVES[0]: rows.contiguous()}}
 
 

@@ -60,5 +60,5 @@ def write(
         raise FileError(problems)
     (rows,) = record.tensors.values()
     unused = torch.zeros_like(rows) if spec.encoder_decoder else rows[:0]
-    content = {**common_content(len(rows), spec), "prompt_tuning_init": "RANDOM"}
+    content = {**common_content(len(rows), spec.hidden_size, modules), "prompt_tuning_init": "RANDOM"}
     return content, {"": {LEAVES[0]: torch.cat([rows, unused])}}

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from compose.errors import FileError
+from compose.io.modules import BackboneModules
 from compose.methods.config import is_count
-from compose.specs import BackboneSpec
 
 LEAVES = ("prompt_embeddings",)
 """PEFT's name of the tensor, which stands alone."""
@@ -56,6 +56,17 @@ def stacks_of(config: Mapping[str, Any], where: str) -> int:
     return int(given)
 
 
-def common_content(length: int, spec: BackboneSpec) -> dict[str, Any]:
-    """What PEFT's config says of virtual tokens; what it leaves out PEFT takes from its model."""
-    return {"num_virtual_tokens": length, "num_transformer_submodules": 2 if spec.encoder_decoder else 1}
+def common_content(length: int, width: int, modules: BackboneModules) -> dict[str, Any]:
+    """What PEFT's config says of virtual tokens and of its model.
+
+    Args:
+        length: how many there are.
+        width: of the model's states, or of what its attentions' heads read.
+        modules: the model's.
+    """
+    return {
+        "num_virtual_tokens": length,
+        "num_transformer_submodules": 2 if modules.spec.encoder_decoder else 1,
+        "token_dim": width,
+        "num_attention_heads": modules.heads or None,  # PEFT looks for what is None in the model's config
+    }

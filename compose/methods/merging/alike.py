@@ -56,9 +56,7 @@ def differences(donors: Sequence[Donor], any_rank: bool) -> list[Problem]:
             found.append(Problem(what, where=where, hint=_ADDED))
             continue
         ours, theirs = _options(first.config), _options(donor.config)
-        different = [
-            name for name in ours if ours[name] != theirs[name] and name.rpartition(".")[2] not in free
-        ]
+        different = [name for name in ours if ours[name] != theirs[name] and name.rpartition(".")[2] not in free]
         found += [
             Problem(f"{name} is {ours[name]!r} in the one, {theirs[name]!r} in the other", where=where)
             for name in different

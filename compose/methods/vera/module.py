@@ -29,9 +29,7 @@ class VeraFactors(nn.Module):
     def __init__(self, config: VeraConfig, spec: AdapterSpec, backbone: BackboneSpec) -> None:
         super().__init__()
         found = [(acting.layer, backbone.site(acting.layer, acting.site)) for acting in spec.parts]
-        self.first = {
-            (layer, site.name): config.first_row(backbone.layers[layer], site.name) for layer, site in found
-        }
+        self.first = {(layer, site.name): config.first_row(backbone.layers[layer], site.name) for layer, site in found}
         source = init.generator(config.init_weights_seed)
         # buffers, not parameters: no regime may train them
         self.register_buffer("a", torch.empty(config.r, max(site.width_in for _, site in found)))

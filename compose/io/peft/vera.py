@@ -198,8 +198,8 @@ def _factors(
         least = widths[name]
         free = 1 if name == "vera_A" else 0  # it may be wider: made for other maps too
         if tensor.dim() != 2 or tensor.shape[1 - free] != rank or tensor.shape[free] < least[free]:
-            shape = f"{tuple(tensor.shape)}, not {least}"
-            problems.append(Problem(f"'{name}' is of shape {shape}", where=where))
+            what = f"'{name}' is of shape {tuple(tensor.shape)}, not {least}"
+            problems.append(Problem(what, where=where))
     if problems:
         raise FileError(problems)
     return dict(given)

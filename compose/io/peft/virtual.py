@@ -30,7 +30,7 @@ def rows_of(
     Raises:
         FileError: it is missing, or of another shape.
     """
-    length = config.get("num_virtual_tokens")
+    length: Any = config.get("num_virtual_tokens")
     if not is_count(length, 1):
         raise FileError(f"'num_virtual_tokens' is {length!r}, not a whole number of at least 1", where=where)
     found = weights.get("", {}).get(LEAVES[0])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from compose.dsl import Expression
 from compose.graph.verify import verify
+from compose.methods.prefix.spec import LEARNED, RELATIVE
 from compose.passes import NAMES
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
@@ -29,7 +30,7 @@ from tests.laws.worlds import (
 from tests.methods.shapes import FEWER
 
 BLOCKS = ("Stack", "Parallel", "Drop", "Average", "BatchSplit", "Route")
-NAMES_OF = ("nice", "glow", "three", "five", "a", "lora")
+NAMES_OF = ("nice", "glow", "three", "five", "words", "counted", "a", "lora")
 
 
 @cache
@@ -40,6 +41,8 @@ def world(architecture: str) -> Model:
         ("double_seq_bn_inv", {"bottleneck_size": 4, "inv_adapter": "glow"}),
         ("prompt_tuning", {"prompt_length": 3}),
         ("prompt_tuning", {"prompt_length": 5, "combine": "prefix_after_bos"}),
+        ("prompt_tuning", {"prompt_length": 2, "as_words": architecture != "vit"}),
+        ("prefix_tuning_flat", {"prefix_length": 4, "counted": architecture in (*LEARNED, *RELATIVE)}),
         ("seq_bn", {"bottleneck_size": 4}),
         ("lora", {"r": 2}),
     )
@@ -56,7 +59,7 @@ def settings_of(draw: st.DrawFn, blocks: tuple[str, ...] = BLOCKS) -> tuple[str,
 
 
 def planned(model: Model, expression: Expression, without: tuple[str, ...] = ()) -> RunnablePlan | None:
-    """The plan; None where an Average's children are of several lengths."""
+    """The plan; None where an Average's children are of several lengths, or have several virtual tokens."""
     return planned_unless(model, expression, without, "of this Average")
 
 

@@ -214,6 +214,7 @@ class ActingSpec:
         columns: columns of its increment's up-projection, where these are not as many as its rank, and one for
             a constant term; else 0.
         added_tokens: how many tokens it puts among each row's.
+        moves_text: whether the positions of a row's text begin further on, so that its embeddings are made again.
     """
 
     layer: int
@@ -234,6 +235,7 @@ class ActingSpec:
     ends: tuple[int, ...] | None = None
     columns: int = 0
     added_tokens: int = 0
+    moves_text: bool = False
 
     def acted(self, tokens: int) -> int:
         """On how many of a row's tokens it acts."""

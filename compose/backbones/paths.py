@@ -46,3 +46,9 @@ def older_paths(anatomy: Anatomy) -> Paths:
                             key = f"{stack.layers}.{number}.{each}"
                             found.setdefault(key, (index, []))[1].append((fused, site))
     return {path: (layer, tuple(site for _, site in sorted(sites))) for path, (layer, sites) in found.items()}
+
+
+def words_alone(model: Any, anatomy: Anatomy) -> bool:
+    """Whether nothing runs before the layers but the embeddings of words."""
+    words = model.get_input_embeddings()
+    return len(anatomy.before) == 1 and anatomy.before[0] is words

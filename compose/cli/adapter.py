@@ -13,6 +13,9 @@ from compose.errors import ConfigError, FileError
 if TYPE_CHECKING:
     from compose.io.records import AdapterRecord
 
+OTHERS = {"adapterhub": "an AdapterHub", "peft": "a PEFT"}
+"""Formats that need a backbone to be read, as errors call a folder of theirs."""
+
 app = typer.Typer(help="Work on saved adapters.", no_args_is_help=True)
 
 
@@ -23,7 +26,7 @@ def _verbs() -> None:
 
 @app.command("merge")
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of adapters, ours or AdapterHub's.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of adapters, in any of the three formats.")],
     into: Annotated[Path, typer.Option("--into", help="The folder to write.")],
     kind: Annotated[
         str, typer.Option("--kind", help="linear, task_arithmetic, ties, dare_linear, dare_ties, concat, svd, ...")
@@ -38,7 +41,8 @@ def merge(
     with_heads: Annotated[bool, typer.Option("--with-heads", help="Merge the heads in the folders too.")] = False,
     name: Annotated[str | None, typer.Option("--name", help="Of the result; by default its folder's.")] = None,
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="A short name, a hub id or a folder; for AdapterHub's folders.")
+        str | None,
+        typer.Option("--backbone", help="A short name, a hub id or a folder; for folders that are not ours."),
     ] = None,
 ) -> None:
     """Merge saved adapters of one method into one, without loading a backbone."""
@@ -57,15 +61,15 @@ def merge(
 
 
 def _read(folders: list[Path], backbone: str | None, with_heads: bool) -> list[AdapterRecord]:
-    """The adapters of some folders; a backbone is loaded only where AdapterHub's keys need one to be read."""
+    """The adapters of some folders; a backbone is loaded only where other libraries' keys need one to be read."""
     from compose import io
     from compose.io.detect import expect
 
     forms = [expect(folder, "adapter")[1] for folder in folders]
     for folder, form in zip(folders, forms, strict=True):
-        if form == "adapterhub" and backbone is None:
+        if form in OTHERS and backbone is None:
             raise FileError(
-                "an AdapterHub folder can only be read for a backbone",
+                f"{OTHERS[form]} folder can only be read for a backbone",
                 where=str(folder),
                 why="its keys are named after the backbone's modules",
                 hint="--backbone NAME",
@@ -74,11 +78,11 @@ def _read(folders: list[Path], backbone: str | None, with_heads: bool) -> list[A
         return [io.load_adapter(folder, with_head=with_heads) for folder in folders]
     prepare_libraries()
     from compose.runtime.attach import load
-    from compose.runtime.files import fingerprint
+    from compose.runtime.files import fingerprint, modules_of
 
     model = load(backbone)
-    own = fingerprint(model)
-    records = [io.read_adapter(folder, model.spec, None, with_heads, own) for folder in folders]
+    own, modules = fingerprint(model), modules_of(model)
+    records = [io.read_adapter(folder, model.spec, None, with_heads, own, modules=modules) for folder in folders]
     for record in records:
         record.fingerprint = record.fingerprint or own
     return records

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from compose.dsl import Block, Drop, Expression, Fuse, Stack, leaves, locate, own_name, walk
 from compose.dsl.check import check_nesting
 from compose.errors import CompileError, Problem
-from compose.graph.core import core_problems
+from compose.graph.core import core_problems, counting_problems
 from compose.graph.lengths import length_problems
 from compose.graph.sites import Vocabulary, dropped_layers, is_dropped
 from compose.graph.where import marked
@@ -28,7 +28,8 @@ def check(expression: Expression, vocabulary: Vocabulary) -> None:
     if not problems:
         problems = [
             Problem(what, **marked(expression, node), **fields)  # type: ignore[arg-type]
-            for node, what, fields in length_problems(expression, vocabulary)
+            for find in (length_problems, counting_problems)
+            for node, what, fields in find(expression, vocabulary)
         ]
     if problems:
         raise CompileError(problems)

@@ -67,3 +67,23 @@ def _cores(node: Expression, vocabulary: Vocabulary) -> list[_Key]:
     """The attentions at whose core any adapter of an expression acts."""
     keys = {key for name in leaves(node) for key in vocabulary.adapters[name].by_site}
     return sorted(key for key in keys if vocabulary.backbone.site(*key).kind == "core")
+
+
+def counting_problems(
+    expression: Expression, vocabulary: Vocabulary
+) -> Iterator[tuple[Expression, str, dict[str, str]]]:
+    """Prefixes of which some move the tokens that they stand before and some do not: the block, and what is wrong."""
+    found: dict[bool, str] = {}
+    for name in leaves(expression):
+        for key, part in vocabulary.adapters[name].by_site.items():
+            if vocabulary.backbone.site(*key).kind == "core":
+                found[part.moves_text] = name
+    if len(found) > 1:
+        yield (
+            expression,
+            f"the virtual tokens of '{found[True]}' are counted, those of '{found[False]}' are not",
+            {
+                "why": f"in '{vocabulary.backbone.architecture}' an attention has one way to count for all rows",
+                "hint": "prefixes with the same `counted`",
+            },
+        )

@@ -88,7 +88,7 @@ class SiteBuilder:
         part = self._part(expression)
         if part is None:
             return Result(node, before, False)
-        detail = (part.added_tokens,) if part.added_tokens else ()
+        detail = (part.added_tokens,) if part.added_tokens or part.moves_text else ()
         return Result(self._add("adapter", [node], name=str(expression), detail=detail), part.closing, True)
 
     def closed(self, result: Result) -> Result:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import torch
+from torch import Tensor
 
 from compose.errors import ConfigError, FileError, Problem
 from compose.io.records import AdapterRecord, HeadRecord
@@ -32,7 +33,14 @@ def merge_records(records: Sequence[AdapterRecord], name: str, merge: Merge, wit
     head = _merged_heads(records, name, weights) if with_heads else None
     saved = [each.fingerprint for each in records if each.fingerprint]
     meta = {"merged": {"kind": merge.kind, "adapters": [each.name for each in records], "weights": list(weights)}}
-    return AdapterRecord(name, config, tensors, head, saved[0] if saved else None, meta)
+    return AdapterRecord(name, config, tensors, head, saved[0] if saved else None, meta, masks=_masks(records, tensors))
+
+
+def _masks(records: Sequence[AdapterRecord], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which elements are kept of weights that are sparse in all adapters: those that one of them keeps."""
+    common = [name for name in records[0].masks if all(name in each.masks for each in records)]
+    found = {name: torch.stack([each.masks[name] for each in records]).any(0) for name in common}
+    return {name: mask for name, mask in found.items() if tensors[name].shape == mask.shape}
 
 
 def _check_backbones(records: Sequence[AdapterRecord]) -> None:

@@ -26,6 +26,9 @@ class BackboneModules(NamedTuple):
         older: its linear maps under the names that other versions of transformers give them.
         prefix: what transformers calls it inside a model with a head (`bert`).
         transposed: its maps are transformers' `Conv1D`, which keep their weights transposed.
+        heads: of its attentions, 0 if that is not known.
+        words_only: what the first layer is given are the embeddings of words, and nothing is added to them.
+        rotary: the angles by which its attentions turn keys from one position to the next, [head width / 2].
         tied: its input embeddings, [vocabulary, width], where its vocabulary heads share them.
     """
 
@@ -35,4 +38,7 @@ class BackboneModules(NamedTuple):
     older: Linears = NONE
     prefix: str = ""
     transposed: bool = False
+    heads: int = 0
+    words_only: bool = False
+    rotary: Tensor | None = None
     tied: Tensor | None = None

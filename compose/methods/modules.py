@@ -18,7 +18,7 @@ from compose.methods.invertible.module import InvertiblePart
 from compose.methods.lora.module import LoraPart
 from compose.methods.mtl_lora.module import MtlLoraPart
 from compose.methods.part import Part
-from compose.methods.prefix.module import PrefixPart, PrefixSources
+from compose.methods.prefix.module import MovedTextPart, PrefixPart, PrefixSources
 from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.reft.module import ReftPart
 from compose.methods.scalearn.module import ScaLearnPart
@@ -53,6 +53,7 @@ SHARED: Mapping[str, type[nn.Module]] = {
 OTHERS: Mapping[tuple[str, str], type[Part]] = {
     ("bottleneck", EMBED): InvertiblePart,
     ("compacter", EMBED): InvertiblePart,
+    ("prefix_tuning", EMBED): MovedTextPart,
 }
 """By method and site, where a method has another module at a site."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.methods.embedding import Embedding
 from compose.methods.linear_map import LinearMap
 from compose.methods.row_tokens import RowTokens
 from compose.methods.states import LayerStates
@@ -28,6 +29,7 @@ class Context(NamedTuple):
         map: at a linear site, the map.
         row_tokens: at the site `layer`, where in its row each token stands; None: none is padding.
         tokens: at the site `embed`, the rows' tokens, where a prompt adds to them.
+        embedding: at the site `embed`, the embeddings, where an adapter may need them again.
     """
 
     residual: Tensor | None = None
@@ -38,6 +40,7 @@ class Context(NamedTuple):
     map: LinearMap | None = None
     row_tokens: RowTokens | None = None
     tokens: Tokens | None = None
+    embedding: Embedding | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Context:
         """The context of other rows or tokens: all tensors that have these changed."""
@@ -50,6 +53,7 @@ class Context(NamedTuple):
             map=self.map,
             row_tokens=None if self.row_tokens is None else self.row_tokens.each(change),
             tokens=None if self.tokens is None else self.tokens.each(change),
+            embedding=None if self.embedding is None else self.embedding.each(change),
         )
 
 

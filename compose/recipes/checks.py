@@ -51,6 +51,18 @@ def tasks_of(expression: Expression) -> tuple[str | None, ...]:
     return tuple(output.task for branch in branches(expression) for output in outputs(branch))
 
 
+def snip_stage(recipe: Recipe, name: str) -> int | None:
+    """The number of the first stage that has an adapter, or that cannot be read; None if none has it."""
+    return next((number for number, stage in enumerate(recipe.train) if _may_have(stage, name)), None)
+
+
+def _may_have(stage: Stage, name: str) -> bool:
+    try:
+        return name in leaves(as_expression(stage.expression))
+    except ComposeError:  # which is said at the stage
+        return True
+
+
 def fusion_block(name: str, text: str) -> Fuse:
     """The Fuse of a fusion, under the name that it is listed by.
 
@@ -76,6 +88,7 @@ class _Checker:
         yield from self._sources()
         yield from self._options()
         yield from self._stages()
+        yield from self._pruning()
         yield from self._evaluate()
         yield from self._predict()
 
@@ -162,6 +175,21 @@ class _Checker:
                 yield from self._in_text((*path, "expression"), fusion.expression, error)
                 continue
             yield from self._adapters(block, (*path, "expression"), fusion.expression)
+
+    def _pruning(self) -> Iterator[Problem]:
+        for name, adapter in self.recipe.adapters.items():
+            path: KeyPath = ("adapters", name)
+            if adapter.pruning != "snip":
+                if adapter.pruning_examples is not None:
+                    what = f"pruning_examples has no meaning with pruning: {adapter.pruning}"
+                    yield self._at((*path, "pruning_examples"), what, key=True, hint="pruning: snip")
+                continue
+            if not adapter.sparsity:
+                what = "pruning: snip without sparsity prunes nothing"
+                yield self._at((*path, "pruning"), what, hint="sparsity: 0.75")
+            if snip_stage(self.recipe, name) is None:
+                what = f"no stage has the adapter '{name}', so there is no loss that snip could weigh its weights by"
+                yield self._at((*path, "pruning"), what, hint="pruning: magnitude")
 
     def _options_of(
         self, path: KeyPath, kind: str, options: Mapping[str, Any], error: ComposeError

@@ -99,7 +99,7 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     for name, adapter in recipe.adapters.items():
         with located(document, ("adapters", name)):
             model.add_adapter(name, adapter.method, **adapter.options)
-            if adapter.sparsity:
+            if adapter.sparsity and adapter.pruning != "snip":  # that needs a stage's data
                 sparsify(model, name, adapter.sparsity, adapter.pruning, seed=recipe.seed)
     for name, fusion in recipe.fusions.items():
         with located(document, ("fusions", name)):

@@ -14,6 +14,7 @@ from compose.recipes import measure
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable
+from compose.recipes.pruning import prune_before
 from compose.recipes.report import write_report
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe, Stage
@@ -139,6 +140,8 @@ def _train(
     groups = row_groups(model, examples)
     cut = {task: (group.cut, counts[task]) for group in groups for task in group.tasks}
     _note_cut(results, console, f"train {name}", cut)
+    for pruned in prune_before(experiment, stage, index, plan):
+        console.say(str(pruned))
     with console.training(name) as advance:
         history = fit(model, plan, groups, settings, advance, cache if stage.trunk_cache else None)
     model.requires_grad_(False)

@@ -101,12 +101,15 @@ DataSource = Annotated[Bundled | Jsonl, Field(discriminator="kind")]
 class Adapter(OpenSection):
     """An adapter: a method or preset, and options of it.
 
-    With `sparsity`, that share of its matrices' weights is pruned before training; `pruning` decides which go.
+    With `sparsity`, that share of its matrices' weights is pruned before training; `pruning` decides which go. `snip`
+    does so just before the first stage that has the adapter, by the loss of that stage on `pruning_examples` of each
+    of its tasks (256 where nothing is said).
     """
 
     method: Text
     sparsity: Fraction = 0.0
-    pruning: Literal["magnitude", "random"] = "magnitude"
+    pruning: Literal["magnitude", "random", "snip"] = "magnitude"
+    pruning_examples: Count | None = None
 
 
 class Head(OpenSection):

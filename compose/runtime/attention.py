@@ -28,6 +28,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from compose.backbones.resolve import Anatomy
 from compose.errors import BackboneError
+from compose.methods.prefix.module import PrefixPart
+from compose.runtime.bind import BoundProgram
 from compose.runtime.frame import Frame, running
 from compose.runtime.prefixes import Prefix, run_prefixes
 
@@ -197,7 +199,8 @@ def attend(
         attention_mask = _with_prefix(frame, core, attention_mask, prefix, query.dtype)
     bias = options.get("position_bias")
     if bias is not None:
-        options["position_bias"] = _position_bias(frame, core, bias, prefix, queries)
+        counted = _is_counted(frame.programs[core.key])
+        options["position_bias"] = _position_bias(frame, core, bias, prefix, queries, counted)
     states = prefix.states.to(key.dtype).unflatten(3, (key.shape[1], key.shape[3])).transpose(2, 3)
     states = states.expand(-1, len(key), -1, -1, -1)
     key, value = torch.cat([states[0], key], dim=2), torch.cat([states[1], value], dim=2)
@@ -233,11 +236,11 @@ def _all_seen(query: Tensor, keys: int, additive: bool) -> Tensor:
     return torch.ones((1, 1, 1, keys), dtype=torch.bool, device=query.device)
 
 
-def _position_bias(frame: Frame, core: Core, bias: Tensor, prefix: Prefix, queries: int) -> Tensor:
+def _position_bias(frame: Frame, core: Core, bias: Tensor, prefix: Prefix, queries: int, counted: bool) -> Tensor:
     """The relative position bias with a column for each virtual token.
 
-    As in AdapterHub, the virtual tokens have the first positions among the keys and the tokens those after them,
-    while queries keep theirs. Padding is counted nowhere.
+    The virtual tokens have the first positions among the keys and the tokens those after them. Queries keep theirs,
+    as in AdapterHub, or where virtual tokens are counted have those of their own keys. Padding is counted nowhere.
     """
     length, keys = prefix.length, bias.shape[3]
     if core.position is None:
@@ -245,19 +248,27 @@ def _position_bias(frame: Frame, core: Core, bias: Tensor, prefix: Prefix, queri
     place = ("position bias with prefix", length, queries, keys)
     source, whole = frame.repeated.get(place, (None, None))
     if source is not core.position:
-        # The last of all keys is that of the last query: what was read before has keys, but no queries.
-        whole = core.position.compute_bias(keys, length + keys)[:, :, -queries:]
+        whole = core.position.compute_bias(length + keys, length + keys)
         if not whole.requires_grad:
             frame.repeated[place] = (core.position, whole)
     assert whole is not None
+    # The last of all keys is that of the last query: what was read before has keys, but no queries.
+    first = keys - queries
     if prefix.visible is None:
-        return whole
+        return whole.narrow(2, first + length * counted, queries)
     padding = length - prefix.visible.sum(1)
     columns = (torch.arange(length + keys, device=whole.device) - padding[:, None]).clamp(min=0)
-    rows = len(columns)
-    return whole.expand(rows, -1, -1, -1).gather(
-        3, columns[:, None, None].expand(rows, whole.shape[1], whole.shape[2], -1)
-    )
+    moved = (length - padding)[:, None] * counted
+    places = first + torch.arange(queries, device=whole.device) + moved
+    rows, heads = len(columns), whole.shape[1]
+    own = whole.expand(rows, -1, -1, -1).gather(2, places[:, None, :, None].expand(-1, heads, -1, length + keys))
+    return own.gather(3, columns[:, None, None].expand(-1, heads, queries, -1))
+
+
+def _is_counted(bound: BoundProgram) -> bool:
+    """Whether a program's virtual tokens take up positions: all of them, or none, as the plan has been checked for."""
+    operations = (operation for step in bound.steps for operation in step.operations)
+    return any(isinstance(each.part, PrefixPart) and each.part.config.counted for each in operations)
 
 
 AttentionInterface.register(NAME, attend)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from compose.errors import ConfigError
 from compose.methods.adapter import Adapter
 from compose.methods.config import Config
-from compose.methods.prefix.module import PrefixPart
+from compose.methods.prefix.flat import flat_tensors
 from compose.methods.prefix.spec import PrefixConfig
 from compose.methods.union.spec import UnionConfig
 
@@ -44,8 +40,7 @@ def eject_prefix_tuning(model: Model, name: str) -> Adapter:
     flat = Adapter(name, _flat_config(config), model.spec)
     flat.to(model.adapter_dtype)
     adapter.masks.enforce()
-    with torch.no_grad():
-        made = dict(_made(adapter))
+    made = flat_tensors(adapter)
     kept = {key: tensor for key, tensor in adapter.tensors().items() if key in flat.tensors()}
     flat.load_tensors({**kept, **made})
     flat.mask({key: mask for key, mask in adapter.masks.by_name().items() if key in kept})
@@ -60,11 +55,3 @@ def _flat_config(config: Config) -> Config:
     if isinstance(config, UnionConfig):
         return UnionConfig(tuple(_flat_config(member) for member in config.members))
     return replace(config, flat=True) if isinstance(config, PrefixConfig) else config
-
-
-def _made(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """What the MLPs of its prefixes make, by the canonical names that it has in a flat prefix."""
-    for acting in adapter.spec.parts:
-        part = adapter.part(acting.layer, acting.site)
-        if isinstance(part, PrefixPart):
-            yield f"{acting.layer}.{acting.site}.flat", part.states()

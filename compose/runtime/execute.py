@@ -14,7 +14,7 @@ from compose.methods.row_tokens import RowTokens
 from compose.runtime.bind import BoundOperation, BoundProgram
 from compose.runtime.frame import Frame
 from compose.runtime.groups import GROUPS, pays
-from compose.runtime.lengths import Value, longer_average, longer_join
+from compose.runtime.lengths import Value, averaged_context, differ, longer_average, longer_join
 from compose.runtime.rows import places
 from compose.runtime.site import SiteRun
 
@@ -171,7 +171,7 @@ def _average(site: SiteRun, bound: BoundOperation) -> Value:
     for register, weight in zip(bound.inputs[1:], weights, strict=True):
         if register != bound.inputs[0]:
             y = y + weight * (site.registers[register].y - value.y)
-    return value._replace(y=y)
+    return Value(y, averaged_context(value, results))
 
 
 def _sum(site: SiteRun, bound: BoundOperation) -> Tensor:
@@ -215,7 +215,7 @@ def _put(site: SiteRun, bound: BoundOperation, base: Tensor, into: Tensor) -> Te
 def _join(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
     pieces: list[Value] = [site.registers[register] for register in bound.inputs[1:]]
-    if any(piece.y.shape[1] != value.y.shape[1] for piece in pieces) and value.context.tokens is not None:
+    if differ(value, pieces):
         return longer_join(value, pieces, [site.select(chain, value.y)[1] for chain in bound.chains])
     return value._replace(y=_put(site, bound, value.y, value.y))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compose import io
-from compose.backbones.paths import linear_paths, older_paths
+from compose.backbones.paths import linear_paths, older_paths, words_alone
 from compose.dsl import Expression, Fuse, as_expression, fuses, leaves, own_name
 from compose.errors import FileError, Problem, RegistryError
 from compose.heads.build import build_head
@@ -34,14 +34,18 @@ def fingerprint(model: Model) -> io.Fingerprint:
 
 def modules_of(model: Model) -> io.BackboneModules:
     """The names of a model's modules, for other libraries' files."""
-    backbone = model.backbone
+    backbone, anatomy = model.backbone, model.hooks.anatomy
+    rotary = getattr(getattr(backbone, "rotary_emb", None), "inv_freq", None)
     return io.BackboneModules(
         model.spec,
         names=frozenset(name for name, _ in backbone.named_modules()),
-        linears=linear_paths(backbone, model.hooks.anatomy),
-        older=older_paths(model.hooks.anatomy),
+        linears=linear_paths(backbone, anatomy),
+        older=older_paths(anatomy),
         prefix=str(getattr(backbone, "base_model_prefix", "")),
         transposed=any(type(module).__name__ == "Conv1D" for module in backbone.modules()),
+        heads=int(getattr(model.config, "num_attention_heads", 0) or 0),
+        words_only=anatomy.table.words_only or words_alone(backbone, anatomy),
+        rotary=None if rotary is None else rotary.detach().cpu(),
         tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
     )
 

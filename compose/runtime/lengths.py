@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -53,15 +54,34 @@ def longer_average(results: Sequence[Value], weights: Sequence[float]) -> Value:
 
 def longer_join(value: Value, pieces: Sequence[Value], indices: Sequence[slice | Tensor]) -> Value:
     """Rows put back into a value, all of them padded to the longest."""
-    tokens = value.context.tokens
+    tokens, embedding = value.context.tokens, value.context.embedding
     assert tokens is not None
     longest = max(each.y.shape[1] for each in (value, *pieces))
     y, tokens = padded(value.y, longest), tokens.padded(longest)
     for piece, index in zip(pieces, indices, strict=True):
-        own = piece.context.tokens
+        own, later = piece.context.tokens, piece.context.embedding
         assert own is not None
         y, tokens = _with_rows(y, padded(piece.y, longest), index), _tokens(tokens, own.padded(longest), index)
-    return Value(y, value.context._replace(tokens=tokens))
+        if embedding is not None and later is not None:
+            moved = _with_rows(embedding.moved, later.moved, index)
+            embedding = replace(embedding, moved=moved, most=max(embedding.most, later.most))
+    return Value(y, value.context._replace(tokens=tokens, embedding=embedding))
+
+
+def differ(value: Value, pieces: Sequence[Value]) -> bool:
+    """Whether rows of a value became longer, or have other positions, in some of its pieces."""
+    if value.context.tokens is None:
+        return False
+    return any(piece.y.shape[1] != value.y.shape[1] or _most(piece) != _most(value) for piece in pieces)
+
+
+def averaged_context(value: Value, results: Sequence[Value]) -> Context:
+    """The context of an average: its children's, where one of them has moved its text."""
+    return max((value, *results), key=_most).context
+
+
+def _most(value: Value) -> int:
+    return 0 if value.context.embedding is None else value.context.embedding.most
 
 
 def joined(values: Sequence[Value]) -> Longer:

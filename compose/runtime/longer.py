@@ -19,14 +19,17 @@ from compose.errors import BackboneError, InputError, Problem
 from compose.methods.part import Context
 from compose.methods.prompt_tuning.module import PromptPart
 from compose.methods.tokens import Tokens
-from compose.plan import Plan
+from compose.plan import Plan, SiteProgram
 from compose.runtime.execute import run_values
 from compose.runtime.frame import Frame, running
 from compose.runtime.lengths import Longer, Value, joined
+from compose.runtime.positions import POSITIONS, embedding_of
+from compose.runtime.texts import first_position, learned_positions
 from compose.runtime.trunk import answering, replaced, without_embedded
 from compose.specs import EMBED
 
-MASK, POSITIONS = "attention_mask", "position_ids"
+MASK = "attention_mask"
+ACTING = "prompts and counted prefixes"
 
 RAISED = {"distilbert": 1.0}
 """What AdapterHub adds to the scores of a prompt's tokens: its masks of this architecture are numbers to be added."""
@@ -47,6 +50,7 @@ class Entrance:
 
     def __init__(self, backbone: nn.Module, anatomy: Anatomy) -> None:
         self.takes_mask = MASK in inspect.signature(backbone.forward).parameters
+        self.first, self.limit = first_position(backbone), learned_positions(backbone)
         self.words_only = not anatomy.table.entry
         if self.words_only and not anatomy.table.words_only:
             raise BackboneError(
@@ -121,10 +125,16 @@ def _copies(view: nn.Module, original: nn.Module) -> Iterator[tuple[nn.Module, n
 def begins_apart(plan: Plan) -> bool:
     """Whether a plan's embeddings run before its layers are entered.
 
-    Prompts make rows longer than masks and positions would be. Aggregation reads what was made of the embeddings,
-    which gradient checkpoints may hide from it.
+    Prompts make rows longer than masks and positions would be, and what moves a text's positions needs its
+    embeddings again. Aggregation reads what was made of them, which gradient checkpoints may hide from it.
     """
-    return plan.added_tokens[1] > 0 or (plan.embedding is not None and plan.aggregation is not None)
+    return plan.embedding is not None and (plan.aggregation is not None or _makes_again(plan.embedding))
+
+
+def _makes_again(program: SiteProgram) -> bool:
+    """Whether a prompt acts, or something that moves a text's positions."""
+    operations = (operation for step in program.steps for operation in step.operations)
+    return any(operation.kind == "adapter" and bool(operation.detail) for operation in operations)
 
 
 def run_through(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
@@ -146,7 +156,7 @@ def run_through(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:
     if entrance is None:
         return backbone(**given)
     _check(given, frame.plan.backbone.encoder_decoder)
-    longer = frame.longer = _longer(frame, _embedded(entrance, frame, given), given)
+    longer = frame.longer = _longer(entrance, frame, given)
     following = without_embedded({name: value for name, value in given.items() if name not in (MASK, "input_ids")})
     if given.get(MASK) is not None or _is_ragged(frame.plan):
         if not entrance.takes_mask:
@@ -172,7 +182,7 @@ def _is_ragged(plan: Plan) -> bool:
 
 def _check(given: Mapping[str, Any], encoder_decoder: bool) -> None:
     problems = [
-        Problem(f"{name} is given, but prompts act on the embeddings of a whole row", hint="leave it out")
+        Problem(f"{name} is given, but {ACTING} act on the embeddings of a whole row", hint="leave it out")
         for name in ("past_key_values", "encoder_outputs")
         if given.get(name) is not None
     ]
@@ -196,7 +206,8 @@ def _embedded(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Ten
     return states
 
 
-def _longer(frame: Frame, states: Tensor, given: Mapping[str, Any]) -> Longer:
+def _longer(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Longer:
+    states = _embedded(entrance, frame, given)
     bound = frame.programs[frame.plan.backbone.embed_key]
     mask = given.get(MASK)
     padded = mask is not None
@@ -206,6 +217,9 @@ def _longer(frame: Frame, states: Tensor, given: Mapping[str, Any]) -> Longer:
     parts = [operation.part for operation in steps if isinstance(operation.part, PromptPart)]
     seeing = padded and any(part.config.adapterhub_mask for part in parts)
     context = Context(tokens=Tokens.of(mask, given.get(POSITIONS), seeing))
-    value = Value(states.to(bound.dtype), context)
-    longer = joined(run_values(frame, bound, [value] * bound.program.classes))
+    start = states.to(bound.dtype)
+    if _makes_again(bound.program):
+        run = partial(_embedded, entrance, frame)
+        context = context._replace(embedding=embedding_of(run, given, start, entrance.first, entrance.limit))
+    longer = joined(run_values(frame, bound, [Value(start, context)] * bound.program.classes))
     return longer._replace(states=longer.states.to(states.dtype))

@@ -46,7 +46,7 @@ def longest(tokenizer: Any, backbone: nn.Module) -> int | None:
     limits = [int(getattr(tokenizer, "model_max_length", None) or UNLIMITED)]
     positions = getattr(getattr(backbone, "config", None), "max_position_embeddings", None)
     if isinstance(positions, int) and positions > 0:
-        limits.append(positions - _first_position(backbone))
+        limits.append(positions - first_position(backbone))
     limit = min(limits)
     return limit if limit < UNLIMITED else None
 
@@ -59,7 +59,7 @@ def learned_positions(backbone: nn.Module) -> int | None:
     return None
 
 
-def _first_position(backbone: nn.Module) -> int:
+def first_position(backbone: nn.Module) -> int:
     """RoBERTa's positions begin after the one kept for padding."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import compose
 from compose.cli import main
 from compose.io import detect
+from tests import tiny
 from tests.heads.texts import bert
 
 
@@ -71,3 +73,30 @@ def test_mistakes(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "a task_type is PEFT's" in capsys.readouterr().err
     assert call("convert", place / "plan", tmp_path / "plan") == 0
     assert capsys.readouterr().out == f'{tmp_path / "plan"}: plan Stack("a", "b")\n'
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("vera", {"r": 3}),
+        ("prompt_tuning", {"prompt_length": 3, "as_words": True}),
+        ("prefix_tuning", {"prefix_length": 3, "bottleneck_size": 4, "counted": True}),
+    ],
+)
+def test_pefts_other_methods_there_and_back(
+    place: Path, tmp_path: Path, method: str, options: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was saved natively computes the same after PEFT's format; an MLP's prefix comes back flat."""
+    model = compose.load(place / "backbone")
+    tiny.randomize(model.add_adapter("a", method, **options))
+    model.save_adapter("a", tmp_path / "a")
+    for source, form in (("a", "peft"), ("peft", "native")):
+        arguments = ("--format", form, "--backbone", place / "backbone")
+        assert call("convert", tmp_path / source, tmp_path / form, *arguments) == 0
+    capsys.readouterr()
+    model.load_adapter(tmp_path / "native", "b")
+    with torch.no_grad():
+        first, last = (model.plan(name).states(input_ids=torch.tensor([[5, 6, 7]])).last_hidden_state for name in "ab")
+    torch.testing.assert_close(first, last, rtol=1e-5, atol=1e-5)
+    assert call("convert", tmp_path / "a", tmp_path / "hub", "--format", "adapterhub", *arguments[2:]) == 2
+    assert "AdapterHub's format cannot say" in capsys.readouterr().err

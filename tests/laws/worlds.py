@@ -26,6 +26,7 @@ from compose.dsl import (
 )
 from compose.errors import CompileError, ComposeError
 from compose.methods.fusions import FUSION_PRESETS
+from compose.methods.prefix.spec import LEARNED, RELATIVE
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
@@ -70,7 +71,9 @@ ADAPTERS: Made = {
     "some": ("bitfit_partial", {"everywhere": True}),
     "three": ("prompt_tuning", {"prompt_length": 3}),
     "five": ("prompt_tuning", {"prompt_length": 5, "combine": "prefix_after_bos"}),
+    "words": ("prompt_tuning", {"prompt_length": 2, "as_words": True}),
     "prefix": ("prefix_tuning", {"prefix_length": 4, "bottleneck_size": 5}),
+    "counted": ("prefix_tuning_flat", {"prefix_length": 4, "counted": True}),
     "flat": ("prefix_tuning_flat", {"prefix_length": 4}),
     "long": ("prefix_tuning", {"prefix_length": 7, "bottleneck_size": 3, "cross_prefix": False}),
     "upper": ("prefix_tuning_flat", {"prefix_length": 2, "leave_out": [0], "encoder_prefix": False}),
@@ -140,9 +143,13 @@ def world(architecture: str, precision: str | None = None, scale: float = 0.3) -
         model = fresh(architecture)
     else:
         model = attach(tiny.backbone(architecture, LAYERS, torch.float32), precision=precision).eval()
-    given = {**ADAPTERS, **GATED}
+    given = dict(**ADAPTERS, **GATED)
     if model.spec.encoder_decoder:  # whose two stacks have different tokens, so that their layers do not add up
         given = {name: made for name, made in given.items() if made[0] != "layer_aggregation"}
+    if architecture == "vit":  # has no words
+        del given["words"]
+    if architecture not in (*LEARNED, *RELATIVE):
+        del given["counted"]
     given |= {"sparse": given["b"], "thin": given["lora"], "pruned": given["b"]}
     for seed, (name, (preset, options)) in enumerate(given.items()):
         tiny.randomize(model.add_adapter(name, preset, **options), seed, scale)

@@ -229,7 +229,7 @@ def test_options_that_are_refused(options: dict[str, Any], words: str) -> None:
     [
         ("linear", [lora(0), lora(1, r=3, alpha=1)], "r is 2 in the one, 3 in the other.*\n.*alpha is 4.0 .* 1.0"),
         ("linear", [lora(0), bottleneck(1)], "one is a lora adapter, the other a bottleneck adapter"),
-        ("svd", [bottleneck(0), bottleneck(1)], "svd merges plain LoRAs"),
+        ("svd", [bottleneck(0), bottleneck(1)], "svd merges LoRAs"),
         ("linear", [bottleneck(0), bottleneck(1, non_linearity="gelu")], "non_linearity is 'relu' .* 'gelu'"),
         ("linear", [lora(0), lora(1, sites=("0.attn.q",))], "only one of them has the weight '1.cross.attn.v.a'"),
         ("linear", [], "nothing to merge"),

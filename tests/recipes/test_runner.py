@@ -248,3 +248,25 @@ def test_adapters_that_are_pruned_before_training(place: Path) -> None:
     assert model.adapters["letter"].masks.sparsity() == 0.5 and not model.adapters["town"].masks
     with pytest.raises(RecipeError, match="less than 1"):
         read_recipe(place / "tiny.yaml", ["adapters.letter.sparsity=1.0"])
+
+
+def test_adapters_that_snip_prunes_before_their_stage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [
+        "adapters.letter.sparsity=0.5",
+        "adapters.letter.pruning=snip",
+        "adapters.letter.pruning_examples=8",
+        "evaluate.baselines=[]",
+        "report.plots=false",
+    ]
+    done = run(place / "tiny.yaml", overrides, out=place / "snip", console=Console())
+    assert "50.0% pruned (snip)" in capsys.readouterr().out
+    adapter = load_plan(done / "plan").model.adapters["letter"]
+    assert adapter.masks.sparsity() == 0.5
+    other = run(
+        place / "tiny.yaml",
+        [*overrides[:1], "adapters.letter.pruning=magnitude", *overrides[3:]],
+        out=place / "magnitude",
+        console=Console(quiet=True),
+    )
+    masks = load_plan(other / "plan").model.adapters["letter"].masks.by_name()
+    assert any(not mask.equal(masks[name]) for name, mask in adapter.masks.by_name().items())

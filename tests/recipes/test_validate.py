@@ -85,6 +85,9 @@ WRONG = [
     ("first: [0, 1]", "first: 1", "r.yaml:19:42", "must be a list, not 1"),
     ("texts: [Where is it]", "texts: Where is it", "r.yaml:22:10", "must be a list, not 'Where"),
     ("texts: [Where is it]", "texts: [5]", "r.yaml:22:11", "must be text, not 5"),
+    ("reduction_factor: 8", "pruning: snip", "r.yaml:8:36", "snip without sparsity"),
+    ("r: 4", "sparsity: 0.5, pruning: snip", "r.yaml:9:52", "no stage has the adapter 'entities'"),
+    ("r: 4", "pruning_examples: 8", "r.yaml:9:28", "pruning_examples has no meaning with pruning: magnitude"),
 ]  # fmt: skip
 
 

@@ -168,3 +168,17 @@ def test_folders_of_adapterhub_over_their_backbone(tmp_path: Path) -> None:
     model.load_adapter(tmp_path / "out", name="b")
     for name, tensor in model.adapters["a"].tensors().items():
         torch.testing.assert_close(model.adapters["b"].tensors()[name], tensor)
+
+
+def test_folders_of_peft_over_their_backbone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = compose.load(GOLDEN / "backbone")
+    for seed, name in enumerate(("one", "two")):
+        tiny.randomize(model.add_adapter(name, "lora", r=2), seed)
+        model.save_adapter(name, tmp_path / name, format="peft")
+    folders = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert call("adapter", "merge", *folders, "--into", str(tmp_path / "m")) == 2
+    assert "a PEFT folder can only be read for a backbone" in capsys.readouterr().err
+    arguments = ["--into", str(tmp_path / "m"), "--kind", "concat", "--backbone", str(GOLDEN / "backbone")]
+    assert call("adapter", "merge", *folders, *arguments) == 0
+    model.load_adapter(tmp_path / "m")
+    torch.testing.assert_close(out(model, "m"), out(model, Average("one", "two")), rtol=1e-5, atol=1e-6)

@@ -155,7 +155,7 @@ _TOLD: Mapping[str, Mapping[str, Any]] = {
 }
 """What tells the methods apart that are all its LoRA."""
 
-_LINEAR_OURS = ("use_rslora", "scaled_norm", "scaled_bias", "square")
+_LINEAR_OURS = ("use_rslora", "scaled_norm", "scaled_bias", "square", "stacked")
 """Options that its LoRA lacks; where they are not as it computes, `adapterhub_options` finds them lost."""
 
 
@@ -166,11 +166,11 @@ def _reft(config: ReftConfig, keys: ArchitectureKeys) -> dict[str, Any]:
 
 
 def _prompt_tuning(config: PromptTuningConfig, keys: ArchitectureKeys) -> dict[str, Any]:
-    return {**_without(config, "adapterhub_mask", "random_uniform_scale"), "architecture": "prompt_tuning"}
+    return {**_without(config, "adapterhub_mask", "as_words", "random_uniform_scale"), "architecture": "prompt_tuning"}
 
 
 def _prefix_tuning(config: PrefixConfig, keys: ArchitectureKeys) -> dict[str, Any]:
-    return {**config.to_dict(), "architecture": "prefix_tuning"}
+    return {**_without(config, "counted"), "architecture": "prefix_tuning"}
 
 
 WRITERS: Mapping[str, Writer] = {

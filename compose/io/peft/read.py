@@ -11,14 +11,14 @@ from compose.dsl import name_problem
 from compose.errors import FileError, Problem
 from compose.io.modules import BackboneModules
 from compose.io.peft.heads import read_head
-from compose.io.peft.methods import METHODS, Weights, method_read
+from compose.io.peft.methods import BASE, METHODS, MODEL, Method, Weights, method_read
 from compose.io.records import AdapterRecord, check_record_name
 from compose.io.store import View
 from compose.io.weights import read_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-BASES = ("base_model.model.", "base_model.")
-"""What stands before a module's path in a key; the second in PEFT's prompt methods."""
+BASES = (BASE, MODEL)
+"""What may stand before a module's path in a key."""
 
 _KEPT = ("base_model_name_or_path", "peft_type", "peft_version", "task_type")
 
@@ -53,7 +53,7 @@ def read_adapter(
     if file is None:
         raise FileError(f"the weights are missing: neither {' nor '.join(WEIGHTS)} is there", where=str(folder.path))
     path = str(folder.file(file))
-    weights, saved = _placed(read_weights(folder.file(file)), config, method.leaves, modules, path)
+    weights, saved = _placed(read_weights(folder.file(file)), config, method, modules, path)
     made, tensors = method.read(config, weights, modules, where)
     head = read_head(wanted, config.get("task_type"), saved, modules.spec, path) if with_head and saved else None
     meta = {"format": "peft", **{key: config[key] for key in _KEPT if isinstance(config.get(key), str)}}
@@ -70,7 +70,7 @@ def _name(folder: View, name: str | None, where: str) -> str:
 def _placed(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
-    leaves: tuple[str, ...],
+    method: Method,
     modules: BackboneModules,
     where: str,
 ) -> tuple[Weights, dict[str, Tensor]]:
@@ -84,16 +84,16 @@ def _placed(
     problems: list[Problem] = []
     for key, tensor in tensors.items():
         rest = next((key.removeprefix(base) for base in BASES if key.startswith(base)), key)
-        leaf = next((leaf for leaf in leaves if rest.endswith(f".{leaf}") or rest == leaf), None)
+        leaf = next((leaf for leaf in method.leaves if rest.endswith(f".{leaf}") or rest == leaf), None)
         module = rest.removesuffix(leaf or "").removesuffix(".")
-        own = _own_path(module, modules)
-        if leaf and own is not None:
+        own = ("" if leaf in method.alone else None) if not module else _own_path(module, modules)
+        if leaf and own is not None and bool(own) != (leaf in method.alone):
             weights.setdefault(own, {})[leaf] = tensor
         elif leaf is None and any(part in whole for part in rest.split(".")[:-1]):
             saved[rest] = tensor
         else:
             why = "the backbone has no such linear map that an adapter could act on" if leaf else ""
-            why = why or f"no weight of the method is called so ({', '.join(leaves)})"
+            why = why or f"no weight of the method is called so ({', '.join(method.leaves)})"
             problems.append(Problem(f"tensor '{key}' has no place", where=where, why=why))
     if problems:
         raise FileError(problems)
@@ -102,8 +102,6 @@ def _placed(
 
 def _own_path(module: str, modules: BackboneModules) -> str | None:
     """The path of a module in the backbone, whether the model that was saved had a head around it or not."""
-    if not module:
-        return ""
     for path in (module, module.removeprefix(f"{modules.prefix}.")):
         if path in modules.linears or path in modules.older:
             return path

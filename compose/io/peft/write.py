@@ -12,7 +12,7 @@ from compose.io.jsonfile import dump_json
 from compose.io.modules import BackboneModules
 from compose.io.peft.heads import write_head
 from compose.io.peft.methods import METHODS, method_written
-from compose.io.peft.read import BASES, CONFIG, WEIGHTS
+from compose.io.peft.read import CONFIG, WEIGHTS
 from compose.io.records import AdapterRecord
 from compose.io.weights import dump_weights
 
@@ -61,9 +61,12 @@ def adapter_files(record: AdapterRecord, modules: BackboneModules, task_type: st
             hint="with_head=True, or no task_type: the adapter is then for the base model",
         )
     inside = f"{modules.prefix}." if within and modules.prefix else ""
-    tensors = {f"{BASES[0]}{name}": tensor for name, tensor in saved.items()}
+    tensors = {f"{method.base}{name}": tensor for name, tensor in saved.items()}
     for path, own in weights.items():
-        tensors |= {f"{BASES[0]}{inside}{path}.{leaf}": tensor for leaf, tensor in own.items()}
+        before = f"{method.base}{inside}{path}." if path else method.top
+        tensors |= {f"{before}{leaf}": tensor for leaf, tensor in own.items()}
+    if method.virtual and task_type is None:
+        task_type = "SEQ_2_SEQ_LM" if modules.spec.encoder_decoder else "FEATURE_EXTRACTION"
     manifest: dict[str, Any] = {
         "peft_type": method.peft_type,
         "task_type": task_type,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ class LinearConfig(Config):
         ]
         if not found:
             raise acts_nowhere(self.method, name, backbone, "other attn_matrices, or fewer layers in leave_out")
-        shared = self.shared_parameters([site for _, site in found])
+        shared = self.shared_parameters(backbone, found)
         return AdapterSpec(
             name, self.method, tuple(self.acting(layer, site) for layer, site in found), shared_parameters=shared
         )
@@ -94,8 +94,8 @@ class LinearConfig(Config):
             site: a linear site.
         """
 
-    def shared_parameters(self, sites: list[SiteSpec]) -> int:
-        """The number of weights that its parts at some sites have in common."""
+    def shared_parameters(self, backbone: BackboneSpec, found: Sequence[tuple[int, SiteSpec]]) -> int:
+        """The number of weights that its parts have in common at some sites, each with its layer."""
         return 0
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from compose.errors import ConfigError, Problem
 from compose.methods.config import Config, is_count, is_number
 from compose.methods.lora.spec import LoraConfig
+from compose.methods.merging.alike import differences, means_alone, not_low_rank, not_signed
 from compose.methods.merging.low_rank import as_factors, concatenated, delta_parts, of_deltas, truncated
-from compose.methods.merging.rules import Donor, differences, ending, not_low_rank, rule_of
+from compose.methods.merging.members import member_of
+from compose.methods.merging.rules import Donor, is_fixed, is_signed, rule_of, start_of
 from compose.methods.merging.tasks import Counts, Task, dare, linear, ties
 
 
@@ -142,11 +144,7 @@ class Merge:
         """
         weights, kind, first = self.weights_of(donors), KINDS[self.kind], donors[0]
         problems = differences(donors, any_rank=kind.of == "products")
-        if kind.of == "products":
-            problems += not_low_rank(donors, self.kind)
-        elif min(weights) < 0 and rule_of(first.config).output is None:
-            what = f"{first.config.method} adapters have no weights that could be negated"
-            problems.append(Problem(what, where=f"'{first.name}'", hint="weights of at least 0"))
+        problems += not_low_rank(donors, self.kind) if kind.of == "products" else self._refusals(first, weights)
         if problems:
             raise ConfigError(problems)
         ways = {"weights": self._weights, "changes": self._changes, "products": self._products}
@@ -167,22 +165,31 @@ class Merge:
             raise ConfigError(f"{len(self.weights)} weights for {len(donors)} adapters", hint="a weight for each")
         return self.weights
 
+    def _refusals(self, first: Donor, weights: Sequence[float]) -> Iterator[Problem]:
+        """What the adapters' method has no arithmetic for."""
+        where, (method, why) = f"'{first.name}'", means_alone(first.config)
+        if method and KINDS[self.kind].of != "weights":
+            yield Problem(f"{self.kind!r} has no meaning for {method}", where=where, why=why, hint="kind='linear'")
+        elif method and (min(weights) < 0 or abs(sum(weights) - 1) > 1e-6):
+            what = f"the weights of {method} adapters are from 0 and add up to 1, these to {sum(weights):g}"
+            yield Problem(what, where=where, why=why, hint="no weights: then all count the same")
+        elif min(weights) < 0 and not_signed(first.config):
+            what = f"{not_signed(first.config)} adapters have no weights that could be negated"
+            yield Problem(what, where=where, hint="weights of at least 0")
+
     def _weights(self, donors: Sequence[Donor], weights: Sequence[float]) -> tuple[Config, Task]:
-        """Merges weights as they are."""
-        return donors[0].config, linear([_precise(donor) for donor in donors], lambda name: weights)
+        """Merges weights as they are; what does nothing at another value than 0 counts from there."""
+        apart = _taken_apart(donors)
+        return donors[0].config, apart.together(linear(apart.changes, lambda name: weights))
 
     def _changes(self, donors: Sequence[Donor], weights: Sequence[float]) -> tuple[Config, Task]:
         """Merges what training changed: the differences from what weights start at."""
-        rule = rule_of(donors[0].config)
-        starts = {name: ending(name, rule.starts, 0.0) for name in donors[0].tensors}
-        signed = dict.fromkeys(rule.output or (), True)
-        changes = [{name: value - starts[name] for name, value in _precise(donor).items()} for donor in donors]
+        apart = _taken_apart(donors)
 
         def counts(name: str) -> Sequence[float]:
-            return weights if ending(name, signed, False) else tuple(map(abs, weights))
+            return weights if apart.signed[name] else tuple(map(abs, weights))
 
-        merged = self._combined(changes, counts)
-        return donors[0].config, {name: change + starts[name] for name, change in merged.items()}
+        return donors[0].config, apart.together(self._combined(apart.changes, counts))
 
     def _products(self, donors: Sequence[Donor], weights: Sequence[float]) -> tuple[Config, Task]:
         """Merges LoRAs by their products."""
@@ -195,7 +202,7 @@ class Merge:
         if kind.truncates:
             rank = self.rank or max(ranks)
             factors = {site: truncated(b, a, rank) for site, (b, a) in factors.items()}
-        config = donors[0].config.make({**donors[0].config.to_dict(), "r": rank, "alpha": rank})  # scaled by 1
+        config = donors[0].config.make({**donors[0].config.to_dict(), "r": rank, "alpha": rank, "use_rslora": False})
         return config, {
             f"{site}.{name}": factor
             for site, pair in factors.items()
@@ -213,8 +220,37 @@ class Merge:
         )
 
 
-def _precise(donor: Donor) -> dict[str, Tensor]:
-    return {name: tensor.double() for name, tensor in donor.tensors.items()}
+class _Apart(NamedTuple):
+    """The weights of some adapters taken apart.
+
+    Args:
+        changes: of each adapter, by how much its weights differ from what they start at.
+        starts: what weights start at.
+        signed: whether the sign of an adapter's weight goes to one.
+        kept: the weights that all have in common.
+    """
+
+    changes: list[Task]
+    starts: Mapping[str, Tensor | float]
+    signed: Mapping[str, bool]
+    kept: Task
+
+    def together(self, merged: Task) -> Task:
+        """The weights that have changed so."""
+        return {**self.kept, **{name: change + self.starts[name] for name, change in merged.items()}}
+
+
+def _taken_apart(donors: Sequence[Donor]) -> _Apart:
+    starts, signed, kept = {}, {}, {}
+    for name, tensor in donors[0].tensors.items():
+        member, own = member_of(donors[0].config, name)
+        rule = rule_of(member)
+        if is_fixed(rule, own):
+            kept[name] = tensor
+        else:
+            starts[name], signed[name] = start_of(rule, own, tensor.double()), is_signed(rule, own)
+    changes = [{name: donor.tensors[name].double() - start for name, start in starts.items()} for donor in donors]
+    return _Apart(list(changes), starts, signed, kept)
 
 
 def _lora(donor: Donor) -> LoraConfig:

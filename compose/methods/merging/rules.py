@@ -1,20 +1,21 @@
-"""What merging has to know of adapters: which can be merged, and what arithmetic means for a method's weights."""
+"""What arithmetic means for the weights of each method."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from compose.errors import Problem
+from compose.methods.bottleneck.spec import BottleneckConfig
+from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config
-from compose.methods.lora.spec import LoraConfig
-
-STARTS = frozenset({"init_weights", "init_weights_seed"})
-"""Options of how weights started: adapters that differ in these alone can be merged."""
-RANKS = frozenset({"r", "alpha"})
-"""Options of LoRAs that may differ where their products are merged."""
+from compose.methods.dora.spec import DvoraConfig
+from compose.methods.ia3.spec import Ia3Config
+from compose.methods.mtl_lora.spec import MtlLoraConfig
+from compose.methods.reft.spec import ReftConfig
+from compose.methods.vera.spec import VeraConfig
 
 
 class Donor(NamedTuple):
@@ -31,82 +32,121 @@ class Donor(NamedTuple):
     tensors: Mapping[str, Tensor]
 
 
+Start = float | Callable[[Tensor], Tensor]
+"""What a weight starts at: a constant, or something that is made for its shape."""
+
+
 class Rule(NamedTuple):
-    """What arithmetic has to know of a method's weights.
+    """What arithmetic has to know of a method's weights; these are named by how their canonical names end.
 
     Args:
         output: the weights that the increment is linear in: the sign of an adapter's weight goes to these alone, or
             it would cancel out between the factors. None if there are none.
-        starts: the weights that start at a constant other than 0, by what they start at.
+        starts: what weights start at that start at something known other than 0.
+        fixed: the weights that adapters must have in common, since what the others do rests on them.
+        fixed_why: why these cannot be merged.
+        mean: why nothing but a mean has a meaning, that is `linear` with weights from 0 that add up to 1; empty if
+            other arithmetic has one too.
     """
 
     output: tuple[str, ...] | None = None
-    starts: Mapping[str, float] = {}
+    starts: Mapping[str, Start] = {}
+    fixed: tuple[str, ...] = ()
+    fixed_why: str = ""
+    mean: str = ""
 
 
-RULES: Mapping[str, Rule] = {
-    "bottleneck": Rule(("up.weight", "up.bias"), {"norm_before.weight": 1.0, "norm_after.weight": 1.0, "scaling": 1.0}),
-    "lora": Rule(("b",)),
+_BOTTLENECK_STARTS = {"norm_before.weight": 1.0, "norm_after.weight": 1.0, "scaling": 1.0}
+_MAGNITUDES = "magnitudes start as norms of the backbone's weights, which merging does not read"
+_RANDOM = "keys and values of virtual tokens start at random: what training changed of them is not known"
+_PROJECTIONS = ("shared.a", "shared.b")
+_RULES = ("rule.whole", "rule.left", "rule.right")
+_UP = ("up.factors.whole", "up.factors.left", "up.whole", "up.left", "up.bias")
+
+
+def _bottleneck(config: BottleneckConfig) -> Rule:
+    """Linear in its up-projection; an invertible part is no increment, and negated it is not undone."""
+    return Rule(None if config.inv_adapter else ("up.weight", "up.bias"), _BOTTLENECK_STARTS)
+
+
+def _compacter(config: CompacterConfig) -> Rule:
+    """Sums of Kronecker products add up where one factor of each is the same."""
+    why = "sums of Kronecker products are not the products of sums"
+    return Rule(None if config.inv_adapter else _UP, _BOTTLENECK_STARTS, _RULES, why)
+
+
+def _ia3(config: Ia3Config) -> Rule:
+    """Linear in what a scaling differs from that which changes nothing."""
+    return Rule(("scaling",), {"scaling": 1 / config.scale if config.scale else 1.0})
+
+
+def _vera(config: VeraConfig) -> Rule:
+    """Linear in b, between factors that never change."""
+    starts = {name: _diagonal(start, config.square) for name, start in (("d", config.vera_d), ("b", config.vera_b))}
+    return Rule(("b",), starts, _PROJECTIONS, "what d and b do rests on the random factors")
+
+
+def _dvora(config: DvoraConfig) -> Rule:
+    return Rule(None, {}, _PROJECTIONS, "what d and b do rests on the random factors", mean=_MAGNITUDES)
+
+
+def _mtl_lora(config: MtlLoraConfig) -> Rule:
+    """Linear in the up-projections; the task's matrix starts as the identity."""
+    full = config.task_specific_matrix_type == "linear"
+    return Rule(("b",), {"task": _diagonal(1.0, full), "weights": 1.0})
+
+
+def _reft(config: ReftConfig) -> Rule:
+    """DiReFT is linear in its projection. What subtracts the projection is quadratic in it."""
+    if config.orthogonality:
+        why = "rows of a sum of projections are not orthonormal"
+        return Rule(None, {}, ("projection.weight",), why, mean="the projection of the state is subtracted once")
+    return Rule(None if config.subtract_projection else ("projection.weight",))
+
+
+def _diagonal(value: float, square: bool) -> Start:
+    return (lambda like: value * torch.eye(len(like)).to(like)) if square else value
+
+
+RULES: Mapping[str, Callable[[Any], Rule]] = {
+    "bottleneck": _bottleneck,
+    "compacter": _compacter,
+    "lora": lambda config: Rule(("b",)),
+    "dora": lambda config: Rule(None, mean=_MAGNITUDES),
+    "vera": _vera,
+    "dvora": _dvora,
+    "mtl_lora": _mtl_lora,
+    "ia3": _ia3,
+    "bitfit": lambda config: Rule(("bias",)),
+    "reft": _reft,
+    "prefix_tuning": lambda config: Rule(None, mean=_RANDOM),
+    "prompt_tuning": lambda config: Rule(None, mean="a prompt starts at random or as a text, and 0 is no token"),
+    "layer_aggregation": lambda config: Rule(None, {"norm.weight": 1.0}),
 }
-"""By method; of one that is not here, no weight can be negative."""
+"""By method. A union's parts have each the rule of their member."""
 
 
 def rule_of(config: Config) -> Rule:
-    """The rule of an adapter's method."""
-    return RULES.get(config.method, Rule())
+    """The rule of a method that is no union."""
+    return RULES[config.method](config)
+
+
+def start_of(rule: Rule, name: str, like: Tensor) -> Tensor | float:
+    """What a weight started at, as far as that is known: 0 otherwise."""
+    start: Start = ending(name, rule.starts, 0.0)
+    return start(like) if callable(start) else start
+
+
+def is_signed(rule: Rule, name: str) -> bool:
+    """Whether the sign of an adapter's weight goes to this one."""
+    return bool(ending(name, dict.fromkeys(rule.output or (), True), False))
+
+
+def is_fixed(rule: Rule, name: str) -> bool:
+    """Whether adapters must have a weight in common."""
+    return bool(ending(name, dict.fromkeys(rule.fixed, True), False))
 
 
 def ending(name: str, table: Mapping[str, Any], default: Any) -> Any:
-    """The entry of a weight's last name in a table."""
-    return next((value for last, value in table.items() if name.endswith(f".{last}")), default)
-
-
-def differences(donors: Sequence[Donor], any_rank: bool) -> list[Problem]:
-    """What adapters differ in that merging needs equal.
-
-    Args:
-        donors: the adapters.
-        any_rank: whether their ranks may differ.
-    """
-    first, free = donors[0], STARTS | (RANKS if any_rank else frozenset())
-    found = []
-    for donor in donors[1:]:
-        where = f"'{first.name}' and '{donor.name}'"
-        if donor.config.method != first.config.method:
-            what = f"one is a {first.config.method} adapter, the other a {donor.config.method} adapter"
-            found.append(Problem(what, where=where, hint="Average or Fuse them: compose.Average('a', 'b')"))
-            continue
-        ours, theirs = first.config.to_dict(), donor.config.to_dict()
-        different = [name for name in ours if ours[name] != theirs[name] and name not in free]
-        found += [
-            Problem(f"{name} is {ours[name]!r} in the one, {theirs[name]!r} in the other", where=where)
-            for name in different
-        ]
-        if not different:
-            found += _shape_problems(first, donor, where, any_rank)
-    return found
-
-
-def not_low_rank(donors: Sequence[Donor], kind: str) -> list[Problem]:
-    """A problem for each adapter that is not two factors a map, whose product could be merged."""
-    return [
-        Problem(f"{kind} merges plain LoRAs: two factors a map, without a gate", where=f"'{donor.name}'")
-        for donor in donors
-        if not isinstance(donor.config, LoraConfig)
-        or any(name.rpartition(".")[2] not in ("a", "b") for name in donor.tensors)
-    ]
-
-
-def _shape_problems(first: Donor, other: Donor, where: str, any_rank: bool) -> list[Problem]:
-    """Weights that only one of two has, or of another shape."""
-    found = [
-        Problem(f"only one of them has the weight '{name}'", where=where)
-        for name in sorted(set(first.tensors) ^ set(other.tensors))
-    ]
-    if any_rank:
-        return found
-    return found + [
-        Problem(f"'{name}' has the shapes {tuple(tensor.shape)} and {tuple(other.tensors[name].shape)}", where=where)
-        for name, tensor in first.tensors.items()
-        if name in other.tensors and tensor.shape != other.tensors[name].shape
-    ]
+    """The entry of how a weight's name ends in a table."""
+    return next((value for last, value in table.items() if f".{name}".endswith(f".{last}")), default)

@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from compose.methods import init
 from compose.methods.bottleneck.module import activation, averaged_gate
-from compose.methods.part import Part, Shared
+from compose.methods.part import Context, Part, Shared
 from compose.methods.prefix.spec import PrefixConfig, place_of
-from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
+from compose.specs import EMBED, ActingSpec, AdapterSpec, BackboneSpec, SiteSpec
 
 
 class PrefixSource(nn.Module):
@@ -47,9 +47,10 @@ class PrefixSources(nn.ModuleDict):
     """
 
     def __init__(self, config: PrefixConfig, spec: AdapterSpec, backbone: BackboneSpec) -> None:
-        places = dict.fromkeys(place_of(backbone, part.layer, part.site) for part in spec.parts)
+        cores = [(part.layer, part.site) for part in spec.parts if part.site != EMBED]
+        places = dict.fromkeys(place_of(backbone, *core) for core in cores)
         super().__init__({} if config.flat else {each: PrefixSource(config, backbone.hidden_size) for each in places})
-        self._of = {(part.layer, part.site): place_of(backbone, part.layer, part.site) for part in spec.parts}
+        self._of = {core: place_of(backbone, *core) for core in cores}
 
     def of(self, layer: int, site: str) -> PrefixSource | None:
         """The source of one attention's prefix; None for a flat one."""
@@ -130,3 +131,34 @@ class PrefixPart(Part):
     def grouped(cls, parts: object, ys: Tensor, context: object) -> Tensor:
         """Prefixes are no function of the site's value; no two have one shape."""
         raise TypeError("prefixes do not run in grouped products")
+
+
+class MovedTextPart(Part):
+    """What virtual tokens that are counted do to the embeddings: the text's positions begin after them.
+
+    Args:
+        config: the options.
+        acting: its row of the adapter's spec: the number of virtual tokens.
+        site: the site.
+    """
+
+    has_increment = False
+
+    def __init__(self, config: PrefixConfig, acting: ActingSpec, site: SiteSpec) -> None:
+        super().__init__()
+        self.length = acting.rank
+
+    def forward(self, y: Tensor, context: Context) -> Tensor:
+        """The embeddings of the text further on, of the shape of y."""
+        assert context.embedding is not None, "the runtime gives it where the spec says that a text moves"
+        return context.embedding.moved_on(y, self.length, None if context.tokens is None else context.tokens.places)
+
+    def context_after(self, context: Context) -> Context:
+        """The next one begins there."""
+        assert context.embedding is not None
+        return context._replace(embedding=context.embedding.further(self.length))
+
+    @classmethod
+    def grouped(cls, parts: object, ys: Tensor, context: object) -> Tensor:
+        """No two have one shape."""
+        raise TypeError("texts are not moved in grouped products")

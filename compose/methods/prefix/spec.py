@@ -23,6 +23,12 @@ from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, LayerSpec, SubL
 PLACES = ("encoder", "self", "cross")
 """The attentions that have a reparametrisation in common: an encoder's before a decoder, its own, cross-attention."""
 
+LEARNED = ("bert", "roberta", "gpt2")
+"""Architectures whose embeddings add a learned position to each token: a text that moves is embedded again."""
+
+RELATIVE = ("t5",)
+"""Those whose attentions see how far tokens are from each other."""
+
 
 def place_of(backbone: BackboneSpec, layer: int, site: str) -> str:
     """Which of `PLACES` an attention belongs to."""
@@ -43,6 +49,8 @@ class PrefixConfig(Config):
         prefix_length: number of virtual tokens.
         bottleneck_size: width of the MLP's hidden layer.
         non_linearity: of the MLP: an activation by transformers' name for it.
+        counted: the virtual tokens take up positions, and the text's begin after them, as in PEFT; else they take none
+            (in T5 the first ones among the keys, while queries keep theirs), as in AdapterHub.
         dropout: on the keys and values.
         use_gating: multiply them by a learned gate, averaged over the tokens (UniPELT).
         shared_gating: one gate for keys and values, not one for each.
@@ -59,6 +67,7 @@ class PrefixConfig(Config):
     leave_out: tuple[int, ...] = option((), LAYERS)
     flat: bool = option(False, FLAG)
     prefix_length: int = option(30, COUNT)
+    counted: bool = option(False, FLAG)
     bottleneck_size: int = option(512, COUNT)
     non_linearity: str = option("tanh", NON_LINEARITY)
     dropout: float = option(0.0, PROBABILITY)
@@ -90,8 +99,31 @@ class PrefixConfig(Config):
         if not parts:
             hint = "fewer layers in leave_out, encoder_prefix=True or cross_prefix=True"
             raise acts_nowhere(self.method, name, backbone, hint)
+        if self.counted:
+            parts += self._moving(name, backbone)
         shared = 0 if self.flat else len(places) * self.shared_weights(backbone.hidden_size)
         return AdapterSpec(name, self.method, tuple(parts), fusible=False, shared_parameters=shared)
+
+    def _moving(self, name: str, backbone: BackboneSpec) -> list[ActingSpec]:
+        """What moves the text's positions, where the embeddings have any.
+
+        Raises:
+            ConfigError: it is not known how the backbone's positions move.
+        """
+        if backbone.architecture not in (*LEARNED, *RELATIVE):
+            raise ConfigError(
+                f"counted=True has no meaning on a backbone of architecture '{backbone.architecture}'",
+                where=self.method,
+                got=backbone.architecture,
+                legal=(*LEARNED, *RELATIVE),
+                why="its virtual tokens have no positions that a text could come after",
+                hint="counted=False",
+            )
+        if backbone.architecture in RELATIVE:
+            return []
+        layer, site = backbone.embed_key
+        shape = (self.method, name)
+        return [ActingSpec(layer, site, self.prefix_length, 0, 0, 0, shape=shape, moves_text=True)]
 
     def shared_weights(self, width: int) -> int:
         """The weights of the embedding and the MLP's hidden layer, which the attentions of a place have in common."""
@@ -128,4 +160,5 @@ class PrefixConfig(Config):
             increment_multiplies=0,
             shape=(self.method, name),  # of two prefixes, nothing is gained by making them in one product
             once_multiplies=call,
+            moves_text=self.counted and backbone.architecture in RELATIVE,
         )

@@ -17,7 +17,8 @@ from compose.specs import ActingSpec, SiteSpec
 class PromptPart(Part):
     """A prompt (Lester et al., 2021): [p_1 .. p_n, y_1 .. y_t], or [y_1, p_1 .. p_n, y_2 .. y_t].
 
-    Its vectors stand where the embeddings' output does: nothing is added to them, and no LayerNorm is theirs.
+    Its vectors stand where the embeddings' output does: nothing is added to them, and no LayerNorm is theirs. With
+    `as_words` p and y are what the embeddings make of both, at the positions 1 .. n and n + 1 .. n + t.
 
     Args:
         config: the options.
@@ -48,14 +49,22 @@ class PromptPart(Part):
 
     def forward(self, y: Tensor, context: Context) -> Tensor:
         """y with the prompt among its tokens, [rows, tokens + length, width]."""
-        return inserted(y, self.weight.expand(len(y), -1, -1).to(y.dtype), self.config.place)
+        vectors = self.weight.expand(len(y), -1, -1)
+        if self.config.as_words:
+            embedding, places = context.embedding, None if context.tokens is None else context.tokens.places
+            assert embedding is not None, "the runtime gives it where the spec says that a text moves"
+            y, vectors = embedding.moved_on(y, len(self.weight), places), embedding.words(self.weight)
+        return inserted(y, vectors.to(y.dtype), self.config.place)
 
     def context_after(self, context: Context) -> Context:
-        """The tokens are others by now."""
-        if context.tokens is None:
-            return context
-        tokens = context.tokens.longer(self.config.place, len(self.weight), self.config.adapterhub_mask)
-        return context._replace(tokens=tokens)
+        """The tokens are others by now, and what are words have positions before the text's."""
+        length = len(self.weight)
+        if context.tokens is not None:
+            tokens = context.tokens.longer(self.config.place, length, self.config.adapterhub_mask)
+            context = context._replace(tokens=tokens)
+        if self.config.as_words and context.embedding is not None:
+            context = context._replace(embedding=context.embedding.further(length))
+        return context
 
     @classmethod
     def grouped(cls, parts: Sequence[PromptPart], ys: Tensor, context: Context) -> Tensor:

@@ -24,6 +24,8 @@ class PromptTuningConfig(Config):
         prompt_init_text: that text; its tokens are repeated, or cut, to the length.
         random_uniform_scale: they are drawn from minus this to this.
         combine: `prefix`, before the row's first token, or `prefix_after_bos`, after it.
+        as_words: they are vectors of words, to which the embeddings add positions and what else is theirs, and the
+            text's positions come after the prompt's; so PEFT does. Else they stand where the embeddings' output does.
         adapterhub_mask: attention is masked as AdapterHub does: the prompt's own tokens attend to the text's
             padding, so that a row's result depends on how far its batch is padded; on DistilBERT a padded batch
             attends to prompts more (scores are 1 higher). It is set for what is read from AdapterHub's files.
@@ -40,21 +42,24 @@ class PromptTuningConfig(Config):
     prompt_init_text: str | None = option(None, TEXT)
     random_uniform_scale: float = option(0.5, SCALE)
     combine: str = option("prefix", choice("prefix", "prefix_after_bos"))
+    as_words: bool = option(False, FLAG)
     adapterhub_mask: bool = option(False, FLAG)
     init_weights_seed: int | None = option(None, SEED)
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> list[Problem]:
-        """A start from a text without one."""
+        """A start from a text without one, or words in a place that theirs cannot be."""
+        problems = []
         if values["prompt_init"] == "from_string" and values["prompt_init_text"] is None:
-            return [
-                Problem(
-                    "prompt_init='from_string' needs a text",
-                    where=cls.method,
-                    hint="prompt_init_text='Classify the sentiment:'",
-                )
-            ]
-        return []
+            what, hint = "prompt_init='from_string' needs a text", "prompt_init_text='Classify the sentiment:'"
+            problems.append(Problem(what, where=cls.method, hint=hint))
+        if values["as_words"] and values["combine"] != "prefix":
+            what = f"as_words=True has no meaning with combine={values['combine']!r}"
+            problems.append(Problem(what, where=cls.method, why="its positions come first", hint="combine='prefix'"))
+        if values["as_words"] and values["adapterhub_mask"]:
+            what = "as_words=True has no meaning with adapterhub_mask=True"
+            problems.append(Problem(what, where=cls.method, why="AdapterHub's prompts are no words"))
+        return problems
 
     @property
     def place(self) -> int:
@@ -70,6 +75,13 @@ class PromptTuningConfig(Config):
                 why="AdapterHub has prompts of encoders alone",
                 hint="adapterhub_mask=False",
             )
+        if self.as_words and backbone.modality != "text":
+            raise ConfigError(
+                f"as_words=True has no meaning on a backbone of architecture '{backbone.architecture}'",
+                where=self.method,
+                why="it reads no words",
+                hint="as_words=False",
+            )
         layer, site = backbone.embed_key
         part = ActingSpec(
             layer=layer,
@@ -78,7 +90,8 @@ class PromptTuningConfig(Config):
             parameters=self.prompt_length * backbone.hidden_size,
             multiplies=0,
             increment_multiplies=0,
-            shape=(self.method, self.prompt_length, self.place, self.adapterhub_mask),
+            shape=(self.method, self.prompt_length, self.place, self.adapterhub_mask, self.as_words),
             added_tokens=self.prompt_length,
+            moves_text=self.as_words,
         )
         return AdapterSpec(name, self.method, (part,), fusible=False)

@@ -28,11 +28,12 @@ class VeraFactors(nn.Module):
 
     def __init__(self, config: VeraConfig, spec: AdapterSpec, backbone: BackboneSpec) -> None:
         super().__init__()
-        sites = [backbone.site(acting.layer, acting.site) for acting in spec.parts]
+        found = [(acting.layer, backbone.site(acting.layer, acting.site)) for acting in spec.parts]
+        self.first = {(layer, site.name): config.first_row(backbone.layers[layer], site.name) for layer, site in found}
         source = init.generator(config.init_weights_seed)
         # buffers, not parameters: no regime may train them
-        self.register_buffer("a", torch.empty(config.r, max(site.width_in for site in sites)))
-        self.register_buffer("b", torch.empty(max(site.width_out for site in sites), config.r))
+        self.register_buffer("a", torch.empty(config.r, max(site.width_in for _, site in found)))
+        self.register_buffer("b", torch.empty(config.rows(backbone, found), config.r))
         for factor in (self.a, self.b):
             nn.init.kaiming_uniform_(factor, generator=source)
 
@@ -44,7 +45,7 @@ class VeraPart(LowRankPart):
         config: the options.
         acting: its row of the adapter's spec: the rank.
         site: the site: the widths.
-        factors: A and B.
+        factors: A and B, of which it uses its own columns and rows.
     """
 
     config: VeraConfig
@@ -52,6 +53,7 @@ class VeraPart(LowRankPart):
     def __init__(self, config: VeraConfig, acting: ActingSpec, site: SiteSpec, factors: VeraFactors) -> None:
         super().__init__(config, site)
         self.width_in, self.width_out = site.width_in, site.width_out
+        self.first = factors.first[acting.layer, acting.site]
         self.common = Shared(factors)
         shape = 2 if config.square else 1
         self.d = nn.Parameter(torch.empty((acting.rank,) * shape))
@@ -79,7 +81,7 @@ class VeraPart(LowRankPart):
 
     def up(self) -> Tensor:
         """The other one, times b."""
-        b = self.factors_of_all.b[: self.width_out]
+        b = self.factors_of_all.b[self.first : self.first + self.width_out]
         return self.b @ b if self.config.square else self.b.unsqueeze(1) * b
 
     def sources(self) -> tuple[Tensor, ...]:

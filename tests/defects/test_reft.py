@@ -77,3 +77,16 @@ def test_saved_and_loaded_it_is_the_same(preset: str, tmp_path: Path) -> None:
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
     with pytest.raises(FileError, match="subtract_projection means nothing here"):
         tiny.model().load_adapter(tmp_path / "first", subtract_projection=True)
+
+
+def test_adapterhubs_files_do_not_say_which_it_is(tmp_path: Path) -> None:
+    """F2: AdapterHub saves NoReFT and DiReFT alike, so whoever loads the file has to say which it is."""
+    made = model("bert", 2, noreft="noreft", direft="direft")
+    for name in ("noreft", "direft"):
+        made.save_adapter(name, tmp_path / name, format="adapterhub")
+        other = tiny.model()
+        with pytest.raises(FileError, match="this may be NoReFT or DiReFT"):
+            other.load_adapter(tmp_path / name)
+        assert not other.adapters.names
+        other.load_adapter(tmp_path / name, subtract_projection=name == "noreft")
+        close(out(other, name), out(made, name))

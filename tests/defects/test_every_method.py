@@ -118,5 +118,3 @@ def test_every_tensor_is_stored_once(preset: str, tmp_path: Path) -> None:
     assert len({tensor.data_ptr() for tensor in tensors.values()}) == len(tensors)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     assert size <= (tmp_path / "adapter.safetensors").stat().st_size <= size + 200 + 150 * len(tensors)
-    trained = sum(parameter.numel() for parameter in made.adapters["a"].parameters())
-    assert trained == sum(part.parameters for part in made.adapters["a"].spec.parts)

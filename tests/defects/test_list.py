@@ -110,5 +110,7 @@ def test_the_list_is_whole() -> None:
 
 
 def test_every_test_says_what_it_is_for() -> None:
-    silent = [name for name, docstring in written() if not numbers(docstring) and not docstring.startswith("All cases:")]
+    silent = [
+        name for name, docstring in written() if not numbers(docstring) and not docstring.startswith("All cases:")
+    ]
     assert not silent

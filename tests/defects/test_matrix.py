@@ -147,7 +147,7 @@ REASONS = "cannot be fused|virtual tokens|prefix acts|make rows longer|makes lon
 @cache
 def every(architecture: str) -> Model:
     """A model with an adapter of every preset."""
-    here = {name: how for name, how in EVERY.items() if (name, architecture) in CELLS}
+    here = {name.replace("+", "p"): how for name, how in EVERY.items() if (name, architecture) in CELLS}
     return model(architecture, **here, beside="double_seq_bn")
 
 
@@ -161,14 +161,14 @@ def test_methods(architecture: str, block: str) -> None:
         if preset == BESIDE:
             continue
         expression = build(preset)
+        if "f" in made.fusions:
+            made.delete_fusion("f")
         if preset in LEGAL_BESIDE_NOTHING.get(block, ()):
             with pytest.raises(CompileError, match=REASONS):
                 made.add_fusion(expression) if isinstance(expression, Fuse) else None
                 made.plan(expression)
             continue
         if block == "Fuse":
-            if "f" in made.fusions:
-                made.delete_fusion("f")
             fusion(made, expression)
         route = {"route": ["x", "y"]} if block == "Route" else {}
         found, nothing = (out(made, each, inputs, **route) for each in (expression, build(None)))

@@ -88,7 +88,7 @@ def test_a_mix_is_saved_and_loaded(architecture: str, tmp_path: Path) -> None:
     made, inputs = model(architecture, **WHOLE), batch(architecture, padded=True)
     fusion(made, Fuse("lora", "bn"))
     expressions: tuple[tuple[Expression, dict[str, Any]], ...] = (
-        (Parallel(Stack("prefix", "lora", "bn"), Stack("prompt", "ia3"), "reft", Fuse("lora", "bn")), {}),
+        (Parallel(Stack("prefix", "lora", "bn"), Stack("prompt", "ia3"), "bias", Fuse("lora", "bn")), {}),
         (Route(x=Stack("bias", "reft"), y=Stack("prefix", "ia3", "bn")), {"route": ["y", "x"]}),
     )
     for number, (expression, route) in enumerate(expressions):

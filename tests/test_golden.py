@@ -16,6 +16,7 @@ from transformers import AutoModel
 
 from compose import Drop, parse
 from compose.dsl import fuses, own_name
+from compose.errors import BackboneError
 from compose.runtime.attach import attach
 
 HERE = Path(__file__).parent / "golden"
@@ -108,6 +109,9 @@ def test_golden(architecture: str, case: str, golden_table: dict[tuple[str, str]
     model = attach(backbone(architecture))
     try:
         run_case(model, folder, content, ROOT / architecture)
+    except BackboneError:
+        golden_table[architecture, case] = "not covered"
+        raise
     finally:
         model.detach()
     golden_table[architecture, case] = "passed"

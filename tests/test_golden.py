@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from compose.errors import BackboneError
 from compose.runtime.attach import attach
 from tests.golden_cases import backbone, cases, compare, found, load_case
 
@@ -78,6 +79,9 @@ def test_golden(architecture: str, case: str, golden_table: dict[tuple[str, str]
     try:
         golden = load_case(model, architecture, case)
         compare(found(model, model.plan(golden.expression), golden, golden.inputs), golden.expected)
+    except BackboneError:
+        golden_table[architecture, case] = "not covered"
+        raise
     finally:
         model.detach()
     golden_table[architecture, case] = "passed"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compose.dsl import Expression
+from compose.methods.presets import PRESETS
 from compose.runtime.model import Model
 from tests import tiny
 
@@ -16,6 +17,28 @@ ROWS, TOKENS = 2, 8
 
 BOTTLENECKS = ("seq_bn", "double_seq_bn", "par_bn")
 METHODS = (*BOTTLENECKS, "lora")
+
+SMALL: dict[str, dict[str, Any]] = {
+    "prefix_tuning": {"prefix_length": 3, "bottleneck_size": 4},
+    "prompt_tuning": {"prompt_length": 3},
+    "reft": {"r": 2, "suffix_positions": 2},
+    "mtl_lora": {"n_up_projection": 2},
+}
+"""What makes an adapter of a method small, or all of it act."""
+
+EVERY: dict[str, tuple[str, dict[str, Any]]] = {
+    name: (name, SMALL.get(PRESETS[name].method, {}))
+    for name in {(preset.method, repr(preset.options)): name for name, preset in reversed(PRESETS.items())}.values()
+}
+"""An adapter of every preset, older names left out: a new method is tried as soon as it has one."""
+
+CELLS = tuple(
+    (preset, architecture)
+    for preset in EVERY
+    for architecture in tiny.CONFIGS
+    if (preset, architecture) != ("layer_aggregation", "t5")  # whose two stacks have tokens of their own
+)
+"""Every preset on every architecture."""
 
 
 def model(architecture: str = "bert", layers: int = 2, /, **adapters: Any) -> Model:
@@ -26,7 +49,11 @@ def model(architecture: str = "bert", layers: int = 2, /, **adapters: Any) -> Mo
         layers: of each stack.
         **adapters: preset, or preset and options, by name.
     """
-    made = tiny.model(architecture, layers)
+    return filled(tiny.model(architecture, layers), **adapters)
+
+
+def filled(made: Model, **adapters: Any) -> Model:
+    """A model with adapters of random weights; see `model`."""
     for seed, (name, given) in enumerate(adapters.items()):
         preset, options = given if isinstance(given, tuple) else (given, {})
         tiny.randomize(made.add_adapter(name, preset, **options), seed + 1)

@@ -55,30 +55,6 @@ def test_a_scoped_parallel() -> None:
             close(scoped[task].logits, made.plan(task)(**inputs)[task].logits)
 
 
-@pytest.mark.parametrize("architecture", tiny.CONFIGS)
-@pytest.mark.parametrize("method", METHODS)
-def test_average_divides_once(method: str, architecture: str) -> None:
-    """Case 2: `Average(a, a)` is a, and so is an Average that gives all the weight to a."""
-    made = model(architecture, a=method, b=method)
-    expected = out(made, "a")
-    close(out(made, Average("a", "a")), expected)
-    close(out(made, Average("a", "b", weights=[1, 0])), expected)
-    assert differ(out(made, Average("a", "b")), expected)
-
-
-@pytest.mark.parametrize("architecture", tiny.CONFIGS)
-@pytest.mark.parametrize("method", METHODS)
-def test_routed_rows(method: str, architecture: str) -> None:
-    """Case 3: row i equals what its own adapter gives alone."""
-    made = model(architecture, a=method, b=method)
-    inputs = batch(architecture, padded=True)
-    found = out(made, Route(a="a", b="b"), inputs, route=["b", "a"])
-    close(found[0], out(made, "b", inputs)[0])
-    close(found[1], out(made, "a", inputs)[1])
-    alone = out(made, "b", row(inputs, 0))
-    close(found[0], alone[0])
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_routed_heads(method: str) -> None:
     """Case 4: each row goes to its task's head; heads differ in size, outputs are found by name."""
@@ -183,53 +159,6 @@ def test_drop_is_part_of_the_composition(tmp_path: Path) -> None:
 
 # Crashes on legal-looking use
 
-MIXES: dict[str, tuple[Any, Any]] = {
-    "lora and seq_bn": ("lora", "seq_bn"),
-    "seq_bn and lora": ("seq_bn", "lora"),
-    "lora on q and lora on v": (("lora", {"attn_matrices": ["q"]}), ("lora", {"attn_matrices": ["v"]})),
-    "seq_bn and double_seq_bn": ("seq_bn", "double_seq_bn"),
-    "unlike widths": (("seq_bn", {"bottleneck_size": 3}), ("seq_bn", {"bottleneck_size": 7})),
-    "unlike ranks": (("lora", {"r": 2}), ("lora", {"r": 5, "alpha": 1})),
-    "one with a layer left out": (("seq_bn", {"leave_out": [0]}), "seq_bn"),
-}
-
-
-@pytest.mark.parametrize("architecture", tiny.CONFIGS)
-@pytest.mark.parametrize("mix", MIXES)
-def test_mixed_methods(mix: str, architecture: str) -> None:
-    """Case 16: whatever stands side by side, every branch and row equals its single run."""
-    a, b = MIXES[mix]
-    made = model(architecture, a=a, b=b)
-    inputs = batch(architecture, padded=True)
-    single = {name: out(made, name, inputs) for name in ("a", "b")}
-    first, second = out(made, Parallel("a", "b"), inputs).chunk(2)
-    close(first, single["a"])
-    close(second, single["b"])
-    found = out(made, BatchSplit("a", "b", sizes=[1, 1]), inputs)
-    close(found[0], single["a"][0])
-    close(found[1], single["b"][1])
-    plain = out(made, None, inputs)
-    passed, _ = out(made, Parallel(None, "b"), inputs).chunk(2)
-    close(passed, plain)
-    fusion(made, Fuse("b", "a"))
-    assert differ(out(made, Fuse("b", "a"), inputs), plain)
-
-
-def test_fuse_weighs_those_that_are_there() -> None:
-    """Case 16: a Fuse mixes over the children that have weights at the site."""
-    made = model(a=("seq_bn", {"leave_out": [0]}), b="seq_bn", double="double_seq_bn")
-    fusion(made, Fuse("b", "a"))
-    fusion(made, Fuse("a", "double"))
-    weights = made.plan(Fuse("b", "a")).fusion_attention(**batch())["b,a"]
-    assert weights[0]["ffn"].shape == (2, 8, 1) and weights[1]["ffn"].shape == (2, 8, 2)
-    weights = made.plan(Fuse("a", "double")).fusion_attention(**batch())["a,double"]
-    assert {(layer, site): found.shape[-1] for layer in weights for site, found in weights[layer].items()} == {
-        (0, "attn"): 1,
-        (0, "ffn"): 1,
-        (1, "attn"): 1,
-        (1, "ffn"): 2,
-    }
-
 
 def test_labels_by_task() -> None:
     """Case 17: labels by task, some missing; the loss is the weighted sum of the single tasks' losses."""
@@ -283,7 +212,7 @@ def test_heads_of_unlike_sizes() -> None:
 
 
 def test_documented_calls() -> None:
-    """Case 19: a Fuse of Stacks, and an Average with weights, as one would write them down."""
+    """Case 19: a Fuse of Stacks, an Average and a merger with weights, as one would write them down."""
     made = model(a="seq_bn", b="seq_bn", c="seq_bn")
     fuse = Fuse(Stack("a", "b"), Stack("a", "c"))
     fusion(made, fuse)
@@ -293,6 +222,10 @@ def test_documented_calls() -> None:
     at_last = [out(made, Drop(name, first=1)) for name in ("a", "b", None)]
     close(out(made, average), out(made, Drop(Average("b", "a", weights=[1, 9]), first=1)))
     assert all(differ(out(made, average), other) for other in at_last)
+    merged = compose.merge_adapters(made, ["a", "b"], "avg", weights=[0.9, 0.1]).tensors()
+    a, b = made.adapters["a"].tensors(), made.adapters["b"].tensors()
+    for name, tensor in merged.items():
+        close(tensor, 0.9 * a[name] + 0.1 * b[name])
 
 
 def test_nothing_is_lost_in_files(tmp_path: Path) -> None:
@@ -387,7 +320,7 @@ def test_weight_decay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_adapters_of_the_cases_act(architecture: str) -> None:
-    """What the cases above compare is far from the plain backbone, and each from the others."""
+    """All cases: what they compare is far from the plain backbone, and each from the others."""
     made = model(architecture, **{method: method for method in METHODS})
     found = [out(made, name) for name in (None, *METHODS)]
     assert all(differ(left, right) for index, left in enumerate(found) for right in found[:index])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import tomllib
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import compose
 from compose.dsl import (
@@ -96,29 +93,6 @@ def test_temperature_and_checkpointing(reentrant: bool) -> None:
     assert gradients.keys() == recomputed.keys()
     for name, gradient in gradients.items():
         close(recomputed[name], gradient)
-
-
-def without(folder: Path, lost: str) -> None:
-    """Takes a tensor out of a saved adapter whose checksum is then made to fit."""
-    tensors = {name: tensor for name, tensor in load_file(folder / "adapter.safetensors").items() if name != lost}
-    save_file(tensors, folder / "adapter.safetensors")
-    manifest = json.loads((folder / "adapter.json").read_text())
-    manifest["sha256"] = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
-    (folder / "adapter.json").write_text(json.dumps(manifest))
-
-
-@pytest.mark.parametrize("method", ["double_seq_bn", "lora"])
-def test_missing_keys(method: str, tmp_path: Path) -> None:
-    """F3: a file with a tensor too few is refused by the tensor's name, and nothing is registered."""
-    made = model(a=method)
-    made.save_adapter("a", tmp_path)
-    lost = sorted(made.adapters["a"].tensors())[0]
-    without(tmp_path, lost)
-    other = tiny.model()
-    with pytest.raises(FileError, match="is missing") as caught:
-        other.load_adapter(tmp_path)
-    assert lost in str(caught.value)
-    assert not other.adapters.names and not other.state_dict()
 
 
 def test_adapter_for_fewer_layers(tmp_path: Path) -> None:
@@ -208,7 +182,7 @@ AWKWARD = ("my.sst", "sst-2", "lora", "weight", "train", "double", "names", "0",
 
 
 def test_awkward_names(tmp_path: Path) -> None:
-    """F8, P11: what the rule for names allows works everywhere, dots and torch's own words too."""
+    """Cases F8 and P11: what the rule for names allows works everywhere, dots and torch's own words too."""
     made = model(**dict.fromkeys(AWKWARD, "lora"))
     made.add_fusion(Fuse(*AWKWARD[:3]))
     for name in AWKWARD:
@@ -231,6 +205,9 @@ def test_awkward_names(tmp_path: Path) -> None:
     copy.add_fusion(Fuse(*AWKWARD[:3]))
     copy.load_state_dict(made.state_dict())
     assert torch.equal(out(copy, expression), out(made, expression))
+    for name in ("a b", "a/b", ".", "a:b", "", "x" * 65, "loss"):
+        with pytest.raises(RegistryError, match=r"is not a legal adapter name|is reserved"):
+            copy.add_adapter(name, "lora")
     for name in AWKWARD:
         copy.delete_adapter(name)
         copy.delete_head(name)
@@ -285,7 +262,7 @@ def test_a_stack_prepares_its_input_once(architecture: str) -> None:
 
 
 def test_all_errors_are_ours() -> None:
-    """The rule behind all cases: exactly right, or refused before the first forward by an error of ours."""
+    """All cases: exactly right, or refused before the first forward by an error of ours."""
     made = model(a="seq_bn", plus="adapter_plus")
     wrong = (
         Fuse("a", "plus"),

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from compose.dsl import Average, BatchSplit, Fuse, Parallel, Route, Stack
+import compose
+from compose.dsl import Parallel, Route, Stack
+from compose.methods.registry import make_config
 from tests import tiny
-from tests.defects.cases import batch, differ, fusion, model, out
+from tests.defects.cases import batch, differ, head, model, out, row
 from tests.laws.worlds import close
+from tests.methods.shapes import BERT_BASE
 
 EVERYWHERE = {"attn_matrices": ["q", "k", "v", "o"], "intermediate_lora": True, "output_lora": True}
 METHODS: dict[str, dict[str, Any]] = {
@@ -25,21 +28,10 @@ METHODS: dict[str, dict[str, Any]] = {
 FEW = ("bert", "gpt2", "llama", "vit")
 
 
-@pytest.mark.parametrize("architecture", FEW)
-@pytest.mark.parametrize("method", METHODS)
-def test_average_divides_once(method: str, architecture: str) -> None:
-    """Case 2."""
-    made = model(architecture, a=(method, METHODS[method]), b=(method, METHODS[method]))
-    expected = out(made, "a")
-    close(out(made, Average("a", "a")), expected)
-    close(out(made, Average("a", "b", weights=[1, 0])), expected)
-    assert differ(out(made, Average("a", "b")), expected)
-
-
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 @pytest.mark.parametrize("method", METHODS)
 def test_side_by_side(method: str, architecture: str) -> None:
-    """Case 7, and P1 and P3: in Parallel and routed row by row each computes what it does alone."""
+    """Cases 7, P1 and P3: at all maps, in Parallel and routed row by row, each computes what it does alone."""
     made = model(architecture, a=(method, EVERYWHERE), b=(method, EVERYWHERE))
     inputs = batch(architecture, padded=True)
     single = {name: out(made, name, inputs) for name in ("a", "b")}
@@ -55,7 +47,7 @@ def test_side_by_side(method: str, architecture: str) -> None:
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fresh_one_on_top(method: str, architecture: str) -> None:
-    """Case 8, and GPT-2's fused map, on which the peer stacks nothing: a fresh member changes nothing."""
+    """Case 8: a fresh member changes nothing, on GPT-2's fused map too, on which the peer stacks nothing."""
     made = model(architecture, a=("lora", EVERYWHERE), b=(method, EVERYWHERE))
     made.add_adapter("fresh", method, **EVERYWHERE)
     for name in ("a", "b"):
@@ -72,36 +64,6 @@ def test_increments_at_one_map_add_up(architecture: str) -> None:
     expected = out(made, Stack("a", "b", "c", "d"))
     close(out(made, Stack("d", "c", "b", "a")), expected)
     assert differ(expected, out(made, Stack("a", "b", "c")))
-
-
-MIXES: dict[str, tuple[Any, Any]] = {
-    "lora and ia3": ("lora", "ia3"),
-    "ia3 and seq_bn": ("ia3", "seq_bn"),
-    "dora and double_seq_bn": ("dora", "double_seq_bn"),
-    "vera and ia3": (("vera", {"r": 3}), ("ia3", {"intermediate_lora": False})),
-    "unlike maps": (("dora", {"attn_matrices": ["q"]}), ("mtl_lora", {"attn_matrices": ["v"]})),
-}
-
-
-@pytest.mark.parametrize("architecture", FEW)
-@pytest.mark.parametrize("mix", MIXES)
-def test_mixed_methods(mix: str, architecture: str) -> None:
-    """Case 16: whatever stands side by side, every branch and row equals its single run, and it can be fused."""
-    a, b = MIXES[mix]
-    made = model(architecture, a=a, b=b)
-    inputs = batch(architecture, padded=True)
-    single = {name: out(made, name, inputs) for name in ("a", "b")}
-    first, second = out(made, Parallel("a", "b"), inputs).chunk(2)
-    close(first, single["a"])
-    close(second, single["b"])
-    found = out(made, BatchSplit("a", "b", sizes=[1, 1]), inputs)
-    close(found[0], single["a"][0])
-    close(found[1], single["b"][1])
-    fusion(made, Fuse("b", "a"))
-    fused = out(made, Fuse("b", "a"), inputs)
-    assert differ(fused, out(made, None, inputs))
-    reference = made.plan(Fuse("b", "a"), ["fold"]).states(**inputs).last_hidden_state
-    close(fused, reference.detach())
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
@@ -147,3 +109,39 @@ def test_a_file_of_vera_is_small(tmp_path: Path) -> None:
     assert (tmp_path / "adapter.safetensors").stat().st_size < 8 * numbers + 1500
     made.load_adapter(tmp_path, name="b")
     assert torch.equal(out(made, "a"), out(made, "b"))
+    at_bert_base = make_config("vera").describe("a", BERT_BASE)
+    assert sum(part.parameters for part in at_bert_base.parts) == 24 * (8 + 768) == 18_624
+
+
+@pytest.mark.parametrize("architecture", FEW)
+@pytest.mark.parametrize("method", ["lora", *METHODS])
+def test_a_reset_brings_the_weight_back(method: str, architecture: str) -> None:
+    """Case 11: merged it computes the same from changed weights, which are the old ones bit for bit after a reset."""
+    made = model(architecture, a=(method, {**METHODS.get(method, {}), **EVERYWHERE}))
+    before = {name: weight.clone() for name, weight in made.backbone.named_parameters()}
+    expected = out(made, "a")
+    made.merge("a")
+    changed = {name for name, weight in made.backbone.named_parameters() if not torch.equal(weight, before[name])}
+    assert len(changed) >= 2 * (4 if architecture == "gpt2" else 6)
+    close(out(made, "a"), expected)
+    made.unmerge()
+    assert all(torch.equal(weight, before[name]) for name, weight in made.backbone.named_parameters())
+    assert torch.equal(out(made, "a"), expected)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_tasks_that_share_factors(full: bool) -> None:
+    """Cases 4 and 19: each row goes through its task's matrix, diagonal or full, and to its task's head."""
+    kind = "linear" if full else "singular_values"
+    made = model(**dict.fromkeys("ab", ("mtl_lora", {"n_up_projection": 2, "task_specific_matrix_type": kind})))
+    compose.share_factors(made, "a", "b")
+    head(made, "a", labels=2)
+    head(made, "b", labels=5)
+    inputs = batch(padded=True)
+    with torch.no_grad():
+        found = made.plan(Route(a="a", b="b"))(**inputs, route=["b", "a"])
+        close(found["a"].logits, made.plan("a")(**row(inputs, 1))["a"].logits)
+        close(found["b"].logits, made.plan("b")(**row(inputs, 0))["b"].logits)
+    assert differ(out(made, "a", inputs), out(made, "b", inputs))
+    part: Any = made.adapters["a"].part(0, "attn.q")
+    assert part.task.shape == ((8, 8) if full else (8,)) and part.a is made.adapters["b"].part(0, "attn.q").a

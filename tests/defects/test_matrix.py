@@ -18,7 +18,7 @@ from compose.dsl import Average, BatchSplit, Drop, Expression, Fuse, Parallel, R
 from compose.errors import CompileError
 from compose.runtime.model import Model
 from tests import tiny
-from tests.defects.cases import batch, differ, fusion, model, out
+from tests.defects.cases import CELLS, EVERY, batch, differ, fusion, model, out
 from tests.laws.worlds import close
 
 BESIDE = "beside"
@@ -126,19 +126,59 @@ def test_cells(architecture: str, block: str) -> None:
             close(found[1], alone(architecture, BESIDE)[1])
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5", "vit"])
+VIRTUAL = ("prefix_tuning", "prefix_tuning_flat", "prompt_tuning", "mam", "unipelt")
+LEGAL_BESIDE_NOTHING: dict[str, tuple[str, ...]] = {
+    "Fuse": (
+        *VIRTUAL,
+        "seq_bn_inv",
+        "double_seq_bn_inv",
+        "adapter_plus",
+        "bitfit",
+        "bitfit_partial",
+        "layer_aggregation",
+    ),
+    "Average": (*VIRTUAL, "adapter_plus"),
+    "Split": VIRTUAL,
+}
+"""The presets that cannot stand beside a bottleneck in a block: no increment, another length, another way to close."""
+REASONS = "cannot be fused|virtual tokens|prefix acts|make rows longer|makes longer|the children of this"
+
+
+@cache
+def every(architecture: str) -> Model:
+    """A model with an adapter of every preset."""
+    here = {name.replace("+", "p"): how for name, how in EVERY.items() if (name, architecture) in CELLS}
+    return model(architecture, **here, beside="double_seq_bn")
+
+
 @pytest.mark.parametrize("block", BLOCKS)
-def test_cells_of_adapters_that_close(architecture: str, block: str) -> None:
-    """F10: an adapter that closes its site itself works, or is refused where it meets one that does not."""
-    made = model(architecture, plus="adapter_plus", beside="double_seq_bn")
-    expression = BLOCKS[block]("plus")
-    if isinstance(expression, Fuse):
-        fusion(made, expression)
-    if block in ("Fuse", "Average"):
-        with pytest.raises(CompileError, match=f"the children of this {block} close"):
-            made.plan(expression)
-        return
-    route = {"route": ["x", "y"]} if block == "Route" else {}
-    inputs = batch(architecture, padded=True)
-    found = out(made, expression, inputs, **route)
-    assert differ(found, out(made, BLOCKS[block](None), inputs, **route))
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "t5", "vit"])
+def test_methods(architecture: str, block: str) -> None:
+    """F10: with every method a block acts, and gives each child its own rows, or is refused when compiled."""
+    made, build, inputs = every(architecture), BLOCKS[block], batch(architecture, padded=True)
+    beside = out(made, BESIDE, inputs)
+    for preset in made.adapters:
+        if preset == BESIDE:
+            continue
+        expression = build(preset)
+        if "f" in made.fusions:
+            made.delete_fusion("f")
+        if preset in LEGAL_BESIDE_NOTHING.get(block, ()):
+            with pytest.raises(CompileError, match=REASONS):
+                made.add_fusion(expression) if isinstance(expression, Fuse) else None
+                made.plan(expression)
+            continue
+        if block == "Fuse":
+            fusion(made, expression)
+        route = {"route": ["x", "y"]} if block == "Route" else {}
+        found, nothing = (out(made, each, inputs, **route) for each in (expression, build(None)))
+        assert found.isfinite().all()
+        assert found.shape != nothing.shape or differ(found, nothing), preset
+        own, tokens = out(made, preset, inputs), beside.shape[1]
+        if block == "Parallel":
+            first, second = found.chunk(2)
+            close(first, own)
+            close(second[:, :tokens], beside)
+        elif block in ("BatchSplit", "Route"):
+            close(found[0], own[0])
+            close(found[1, :tokens], beside[1])

@@ -1,4 +1,4 @@
-"""Defects of AdapterHub and PEFT that concern prefixes; 21 is tested with the files."""
+"""Defects of AdapterHub and PEFT with prefixes of several lengths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ADAPTERS = {
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_unequal_prefixes(architecture: str, padded: bool) -> None:
-    """9: the shorter prefix is masked, not padded with what is seen."""
+    """Case 9: the shorter prefix is masked, not padded with what is seen."""
     made, inputs = model(architecture, **ADAPTERS), batch(architecture, padded)
     long, short = (out(made, name, inputs) for name in ("a", "b"))
     assert differ(long, short)
@@ -32,7 +32,7 @@ def test_unequal_prefixes(architecture: str, padded: bool) -> None:
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_beside_other_methods(architecture: str) -> None:
-    """16: every branch and every row is its own, whatever the methods of the others."""
+    """Case 16: every branch and every row is its own, whatever the methods of the others."""
     made, inputs = model(architecture, **ADAPTERS), batch(architecture, True)
     chosen: list[Expression] = ["lora", "b", None, "bn", Stack("a", "lora", "bn")]
     found = out(made, Parallel(*chosen), inputs).chunk(len(chosen))
@@ -45,7 +45,7 @@ def test_beside_other_methods(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_mixed_batches(architecture: str) -> None:
-    """P1: each row has the prefix of its own task, and none of its batch mates' matters."""
+    """Case P1: each row has the prefix of its own task, and none of its batch mates' matters."""
     made, inputs = model(architecture, **ADAPTERS), batch(architecture, True)
     found = out(made, Route(x="a", y="b", z=None), inputs, route=["y", "x"])
     close(found[[0]], out(made, "b", row(inputs, 0)))
@@ -53,7 +53,7 @@ def test_mixed_batches(architecture: str) -> None:
 
 
 def test_no_fusion_of_prefixes() -> None:
-    """16: a Fuse of what has no increment is refused when it is compiled."""
+    """Case 16: a Fuse of what has no increment is refused when it is compiled."""
     made = model("bert", **ADAPTERS)
     with pytest.raises(CompileError, match="'a' cannot be fused"):
         made.add_fusion(Fuse("a", "bn"))

@@ -77,3 +77,20 @@ def test_saved_and_loaded_it_is_the_same(preset: str, tmp_path: Path) -> None:
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
     with pytest.raises(FileError, match="subtract_projection means nothing here"):
         tiny.model().load_adapter(tmp_path / "first", subtract_projection=True)
+
+
+def test_adapterhubs_files_do_not_say_which_it_is(tmp_path: Path) -> None:
+    """F2: AdapterHub saves NoReFT and DiReFT alike, so whoever loads has to say which it is; we write no DiReFT so."""
+    made = model("bert", 2, a="noreft", direft="direft")
+    with pytest.raises(FileError, match="AdapterHub's format cannot say subtract_projection=False"):
+        made.save_adapter("direft", tmp_path / "direft", format="adapterhub")
+    made.save_adapter("a", tmp_path / "a", format="adapterhub")
+    other = tiny.model()
+    with pytest.raises(FileError, match="this may be NoReFT or DiReFT"):
+        other.load_adapter(tmp_path / "a")
+    assert not other.adapters.names
+    for said, name in ((True, "noreft"), (False, "direft")):
+        other.load_adapter(tmp_path / "a", name=name, subtract_projection=said)
+    close(out(other, "noreft"), out(made, "a"))
+    made.adapters["direft"].load_tensors(made.adapters["a"].tensors())
+    close(out(other, "direft"), out(made, "direft"))

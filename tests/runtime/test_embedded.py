@@ -192,7 +192,8 @@ def test_language_heads_undo_invertible_parts(architecture: str) -> None:
             hidden = head.norm[0](head.dense[0](hidden).relu())
             for name in reversed(names):
                 hidden = model.adapters[name].part(-1, "embed").inverse(hidden)
-            close(out[task].logits, head.out(hidden))
+            # Before transformers 5.10, T5 takes the softmax in float32.
+            close(out[task].logits, head.out(hidden), 1e-6 if architecture == "t5" else 1e-9)
 
 
 @pytest.mark.parametrize(

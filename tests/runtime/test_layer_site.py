@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,12 +88,14 @@ def test_equals_hooks_by_hand(architecture: str, padded: bool) -> None:
         with by_hand(model, "a", masks) as backbone:
             expected = backbone(**inputs, output_hidden_states=True)
         found = model.plan("a").states(**inputs, output_hidden_states=True)
-    close(found.last_hidden_state, expected.last_hidden_state)
+    # Before transformers 5.10, T5 itself gives NaN for a token of a decoder that sees nothing.
+    equal = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9, equal_nan=True)
+    equal(found.last_hidden_state, expected.last_hidden_state)
     kinds = ("hidden_states",) if architecture != "t5" else ("encoder_hidden_states", "decoder_hidden_states")
     for kind in kinds:
         assert len(found[kind]) == LAYERS + 1
         for own, theirs in zip(found[kind], expected[kind], strict=True):
-            close(own, theirs)
+            equal(own, theirs)
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)

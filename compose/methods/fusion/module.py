@@ -97,42 +97,37 @@ class AttentionPart(FusionPart):
         columns = columns_of([one.factors for one in candidates if isinstance(one, LowRank)], query.dtype)
         if columns is not None and not joined.dense and self._fewer(columns, query):
             products = multiplied(self.query, self.key, self.value, columns)
-            return self._mix_products(query, joined, residual, products, temperature)
+            return self._low_rank(query, joined, residual, products, temperature)
         queried = self._queried(query)
         against = queried if self.key is None else queried @ self.key.weight
         scores = joined.scores(None if columns is None else against @ columns, against)
-        if self._drops():
+        if self.drops:
             scores = scores + self._shared(queried, against, residual)
         weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, columns), residual), weights
 
-    def mix_folded(
+    def mix_products(
         self,
         query: Tensor,
         candidates: Sequence[Candidate],
         residual: Tensor | None,
-        folded: Folded | None = None,
-        temperature: Tensor | None = None,
+        folded: Folded,
+        temperature: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The fusion with all constant products made beforehand; see `FusionPart.mix_folded`."""
-        if self._drops() or (folded is None and torch.compiler.is_compiling()):
-            return self.mix(query, candidates, residual, temperature)
+        """The fusion from constant products; see `FusionPart.mix_products`."""
         query, residual = self._taken(query, residual)
-        factors = factors_of(candidates)
-        if folded is None:
-            folded = self.fold(factors, dense=any(isinstance(one, Tensor) for one in candidates))
         joined = Candidates.of(candidates, query.dtype)
         if folded.values is not None:
-            return self._mix_products(query, joined, residual, folded, temperature)
+            return self._low_rank(query, joined, residual, folded, temperature)
         against = query
         if folded.scores is not None:
             against = functional.linear(query, folded.scores, folded.score_bias)
-        columns = columns_of([one for one in factors if one is not None], query.dtype)
+        columns = columns_of([one for one in factors_of(candidates) if one is not None], query.dtype)
         scores = joined.scores(None if columns is None else against @ columns, against)
         weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, columns), residual), weights
 
-    def _mix_products(
+    def _low_rank(
         self, query: Tensor, joined: Candidates, residual: Tensor, products: Folded, temperature: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The fusion of low-rank candidates whose up-projections its matrices have met."""
@@ -141,7 +136,7 @@ class AttentionPart(FusionPart):
         if products.scores is not None:
             against = functional.linear(query, products.scores, products.score_bias)
         scores = joined.scores(against, query)
-        if self._drops() and self.key is not None:
+        if self.drops and self.key is not None:
             scores = scores + self._shared_bias(query)
         weights = self._attention(scores, temperature)
         return self._closed(joined.mixed(weights, products.values), residual, valued=True), weights
@@ -200,12 +195,9 @@ class AttentionPart(FusionPart):
         query = self._own(query)
         return query, torch.zeros_like(query) if residual is None else self._own(residual)
 
-    def _drops(self) -> bool:
-        return self.training and self.dropout > 0
-
     def _fewer(self, columns: Tensor, query: Tensor) -> bool:
         """Whether the products with the columns are fewer than those with the tokens."""
-        if self._drops() and self.config.residual_before:  # its scores need the query against each residual
+        if self.drops and self.config.residual_before:  # its scores need the query against each residual
             return False
         return query.numel() >= columns.numel()
 

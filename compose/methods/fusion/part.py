@@ -35,9 +35,16 @@ class FusionPart(nn.Module):
 
     Attributes:
         temperature: what scores are divided by, where that falls with training.
+        dropout: the probability with which training drops what decides the mixture.
     """
 
     temperature: Tensor | None
+    dropout: float
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts now."""
+        return self.training and self.dropout > 0
 
     @property
     def reads_before_norm(self) -> bool:
@@ -79,13 +86,12 @@ class FusionPart(nn.Module):
             candidates: increments, in factors where they have them.
         """
 
-    @abstractmethod
     def mix_folded(
         self,
         query: Tensor,
         candidates: Sequence[Candidate],
         residual: Tensor | None,
-        folded: Any = None,
+        folded: Products | None = None,
         temperature: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The fusion with all constant products made beforehand; for inference.
@@ -97,6 +103,27 @@ class FusionPart(nn.Module):
             query, candidates, residual, temperature: as for `mix`.
             folded: what `fold` gave for these candidates, for compiled code, which cannot ask whether weights
                 have changed; looked up otherwise.
+        """
+        if self.drops or (folded is None and torch.compiler.is_compiling()):
+            return self.mix(query, candidates, residual, temperature)
+        if folded is None:
+            folded = self.fold(factors_of(candidates), dense=any(isinstance(one, Tensor) for one in candidates))
+        return self.mix_products(query, candidates, residual, folded, temperature)
+
+    @abstractmethod
+    def mix_products(
+        self,
+        query: Tensor,
+        candidates: Sequence[Candidate],
+        residual: Tensor | None,
+        folded: Any,
+        temperature: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The fusion from constant products.
+
+        Args:
+            query, candidates, residual, temperature: as for `mix`.
+            folded: what `fold` gave for these candidates.
         """
 
     @abstractmethod

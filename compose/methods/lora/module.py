@@ -11,23 +11,23 @@ from compose.methods.lora.spec import LoraConfig
 from compose.specs import ActingSpec, SiteSpec
 
 
-class LoraPart(LowRankPart):
-    """The factors of an increment: e(y; c) = y + scale * b @ a @ c.
+class FactorsPart(LowRankPart):
+    """A part with factors of its own, which are trained and which adapters may have in common.
 
     Args:
         config: the options.
         acting: its row of the adapter's spec: the rank.
         site: the site: the widths.
+        ups: how many second factors, as the first dimension of `b`; without such a dimension if empty.
     """
 
     shareable = ("a", "b")
     config: LoraConfig
 
-    def __init__(self, config: LoraConfig, acting: ActingSpec, site: SiteSpec) -> None:
+    def __init__(self, config: LoraConfig, acting: ActingSpec, site: SiteSpec, ups: tuple[int, ...] = ()) -> None:
         super().__init__(config, site)
         self.a = nn.Parameter(torch.empty(acting.rank, site.width_in))
-        self.b = nn.Parameter(torch.empty(site.width_out, acting.rank))
-        self.reset()
+        self.b = nn.Parameter(torch.empty(*ups, site.width_out, acting.rank))
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -41,6 +41,20 @@ class LoraPart(LowRankPart):
             init.normal(self.b, source)
         if self.gate is not None:
             init.normal(self.gate.weight, source)
+
+
+class LoraPart(FactorsPart):
+    """The factors of an increment: e(y; c) = y + scale * b @ a @ c.
+
+    Args:
+        config: the options.
+        acting: its row of the adapter's spec: the rank.
+        site: the site: the widths.
+    """
+
+    def __init__(self, config: LoraConfig, acting: ActingSpec, site: SiteSpec) -> None:
+        super().__init__(config, acting, site)
+        self.reset()
 
     def downs(self) -> tuple[Tensor, ...]:
         """The first factor."""

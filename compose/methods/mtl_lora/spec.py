@@ -6,30 +6,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from compose.methods.config import COUNT, Option, choice, is_number, option
-from compose.methods.linear.spec import LowRankConfig
+from compose.methods.lora.spec import LoraConfig
 from compose.specs import ActingSpec, SiteSpec
 
 POSITIVE = Option(lambda value: is_number(value) and value > 0, "a number above 0", normal=float)
 
 
 @dataclass(frozen=True)
-class MtlLoraConfig(LowRankConfig):
-    """Options of an MTL-LoRA adapter (Yang et al., 2024); the names are AdapterHub's.
+class MtlLoraConfig(LoraConfig):
+    """Options of an MTL-LoRA adapter (Yang et al., 2024): those of LoRA, and what tasks have of their own.
 
     Args:
-        selfattn_lora: acts on the self-attention's maps that `attn_matrices` lists.
-        crossattn_lora: likewise on the decoder's cross-attention; None: as `selfattn_lora`.
-        intermediate_lora: acts on the feed-forward block's first map.
-        output_lora: acts on its last map.
-        attn_matrices: which of q, k, v, o.
-        use_gating: a learned gate, averaged over the tokens, in place of the scaling.
-        init_weights_seed: seed of every part's weights; the global generator otherwise.
-        leave_out: layers without the adapter.
-        r: rank.
-        alpha: the increment is scaled by alpha / r.
-        use_rslora: it is scaled by alpha / sqrt(r) instead (Kalajdzievski, 2023).
-        dropout: on what is read.
-        init_weights: `lora` (starts as no change) or `bert`.
+        selfattn_lora, crossattn_lora, intermediate_lora, output_lora, attn_matrices, use_gating, init_weights_seed,
+            leave_out, r, alpha, use_rslora, dropout, init_weights: as in `LoraConfig`.
         n_up_projection: number of up-projections.
         task_specific_matrix_type: the matrix between the factors: `singular_values` (diagonal) or `linear` (full).
         weights_sharpness: temperature of the softmax that weighs the up-projections.
@@ -40,7 +29,6 @@ class MtlLoraConfig(LowRankConfig):
 
     method: ClassVar[str] = "mtl_lora"
 
-    init_weights: str = option("lora", choice("lora", "bert"))
     n_up_projection: int = option(1, COUNT)
     task_specific_matrix_type: str = option("singular_values", choice("singular_values", "linear"))
     weights_sharpness: float = option(0.05, POSITIVE)

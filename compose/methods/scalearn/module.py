@@ -2,7 +2,7 @@
 
 With candidates' increments u_i = U_i z_i + b_i and residual x: out = x + sum_i w_i * u_i, where w_i is one weight or
 one for each element of u_i. Nothing constrains the weights: no softmax, no sum of 1. `reference` computes that as it
-stands. `mix` and `mix_folded` multiply the scales into the up-projections, which meet all tokens in one product:
+stands. `mix` and `mix_products` multiply the scales into the up-projections, which meet all tokens in one product:
 sum_i w_i * (U_i z_i + b_i) = [w_1 * U_1, w_2 * U_2, ...] [z_1; z_2; ...] + sum_i w_i * b_i.
 """
 
@@ -48,6 +48,7 @@ class ScaLearnPart(FusionPart):
         super().__init__()
         self.config = config
         self.temperature = None
+        self.dropout = config.dropout
         self.scales = nn.Parameter(torch.empty(place.children, 1 if config.uniform else place.width))
         self._folds = Folds(KEPT * place.layers)
         self.reset()
@@ -84,19 +85,15 @@ class ScaLearnPart(FusionPart):
         scaled = _scaled(scales, dict(_present(factors_of(candidates))))
         return self._mixed(query, candidates, residual, scales, scaled)
 
-    def mix_folded(
+    def mix_products(
         self,
         query: Tensor,
         candidates: Sequence[Candidate],
         residual: Tensor | None,
-        folded: Scaled | None = None,
-        temperature: Tensor | None = None,
+        folded: Scaled,
+        temperature: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The sum with up-projections that were scaled beforehand; see `FusionPart.mix_folded`."""
-        if self._drops() or (folded is None and torch.compiler.is_compiling()):
-            return self.mix(query, candidates, residual)
-        if folded is None:
-            folded = self.fold(factors_of(candidates))
+        """The sum with up-projections that were scaled beforehand; see `FusionPart.mix_products`."""
         return self._mixed(query, candidates, residual, self.scales, folded)
 
     def fold(self, factors: Sequence[Factors | None], dense: bool = False) -> Scaled:
@@ -135,11 +132,8 @@ class ScaLearnPart(FusionPart):
         """What each child counts: the mean of its scales, for every token alike."""
         return self.scales.mean(-1).expand(*query.shape[:-1], -1)
 
-    def _drops(self) -> bool:
-        return self.training and self.config.dropout > 0
-
     def _dropped(self) -> Tensor:
-        return functional.dropout(self.scales, self.config.dropout, self.training)
+        return functional.dropout(self.scales, self.dropout, self.training)
 
 
 def _present(factors: Sequence[Factors | None]) -> Iterator[tuple[int, Factors]]:

@@ -245,7 +245,8 @@ def _position_bias(frame: Frame, core: Core, bias: Tensor, prefix: Prefix, queri
     length, keys = prefix.length, bias.shape[3]
     if core.position is None:
         return functional.pad(bias, (length, 0))
-    place = ("position bias with prefix", length, queries, keys)
+    # A stack's layers see equally many tokens; their numbers in a key would be constants of compiled code.
+    place = ("position bias with prefix", length)
     source, whole = frame.repeated.get(place, (None, None))
     if source is not core.position:
         whole = core.position.compute_bias(length + keys, length + keys)

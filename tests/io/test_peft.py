@@ -339,6 +339,7 @@ def test_keys_that_are_missing_or_too_many(folder: Path) -> None:
         (tensors | {"base_model.model.pooler.dense.lora_A.weight": torch.ones(4, 32)}, "no such linear map"),
         (tensors | {"base_model.model.embeddings.lora_embedding_A": torch.ones(4, 32)}, "is called so"),
         (tensors | {"base_model.model.classifier.weight": torch.ones(4, 32)}, "classifier.weight' has no place"),
+        (tensors | {"base_model.lora_A.weight": torch.ones(4, 32)}, "lora_A.weight' has no place"),
         (tensors | {key: torch.ones(32, 5)}, "have the shapes"),
         ({}, "holds no weights"),
     ):

@@ -165,7 +165,9 @@ def _check(config: Mapping[str, Any], where: str) -> None:
     if not is_number(config.get("lora_alpha", 8)):
         problems.append(Problem(f"'lora_alpha' is {config['lora_alpha']!r}, not a number", where=where))
     if config.get("bias", "none") != "none":
-        problems.append(Problem("trained biases of the backbone: not read", where=where, why="'bias' is not 'none'"))
+        why = f"'bias' is {config['bias']!r}: such files hold biases in full, not what training changed of them"
+        hint = "bias='none' in PEFT; here a union of lora and bitfit trains both"
+        problems.append(Problem("trained biases of the backbone: not read", where=where, why=why, hint=hint))
     if config.get("init_lora_weights", True) not in _INITS:
         why = f"init_lora_weights={config['init_lora_weights']!r} changes the backbone's own weights"
         hint = "in PEFT: save_pretrained(..., path_initial_model_for_weight_conversion=...)"

@@ -89,9 +89,9 @@ class _Scheduler:
             states = _Classes(line.inside(layer) for line in self.lines)
             unfolds = self._layer_programs(layer, stations, parts, states)
             inside = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
-            began = tuple(earlier[begin][entered] for entered in inside)
+            begun = tuple(earlier[begin][entered] for entered in inside)
             states = self._on_states((layer.index, LAYER), states)
-            layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds, began))
+            layers.append(LayerRows(None if identity else gather, len(parts[0]), repeats, unfolds, begun))
             leaving = [parts[0].of[self._first_part(node, layer)] for node in states.nodes]
             earlier = _gathered(earlier, leaving)
         classes = len(states)

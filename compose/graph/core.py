@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import product
 
 from compose.dsl import Average, Block, Drop, Expression, Split, Stack, leaves
-from compose.graph.sites import Vocabulary, is_dropped
+from compose.graph.sites import Vocabulary, is_dropped, weighed
 
 Problems = Iterator[tuple[str, dict[str, object]]]
 """What is wrong, and further fields of a `Problem`."""
@@ -60,7 +60,7 @@ def core_problems(node: Expression, vocabulary: Vocabulary) -> Problems:
 
 def _weighed(average: Average) -> list[Expression]:
     """The children that have a weight."""
-    return [child for child, weight in zip(average.children, average.factors, strict=True) if weight]
+    return [child for child, _ in weighed(average)]
 
 
 def _cores(node: Expression, vocabulary: Vocabulary) -> list[_Key]:

@@ -67,6 +67,11 @@ def is_dropped(drop: Drop, key: tuple[int, str], backbone: BackboneSpec) -> bool
     return len(gone) == len(backbone.layers) if outside else key[0] in gone
 
 
+def weighed(average: Average) -> list[tuple[Expression, float]]:
+    """The children of an Average that count anything, each with its weight."""
+    return [(child, weight) for child, weight in zip(average.children, average.factors, strict=True) if weight]
+
+
 class SiteBuilder:
     """Adds the nodes of expressions at one site to a graph."""
 
@@ -121,6 +126,8 @@ class SiteBuilder:
         """The names of the adapters that act here, in order."""
         if isinstance(expression, Drop) and self._is_dropped(expression):
             return []
+        if isinstance(expression, Average):
+            return [name for child, _ in weighed(expression) for name in self.acting(child)]
         if isinstance(expression, Block):
             return [name for child in expression.children for name in self.acting(child)]
         return [] if expression is None or self._part(expression) is None else [expression]
@@ -183,10 +190,11 @@ class SiteBuilder:
     def _average(self, average: Average, node: int, before: Closing | Apart) -> Result:
         if not self.acting(average):
             return Result(node, before, False)
-        self._require_one_closing(average, average.children)
-        results = [self.act(child, node) for child in average.children]
+        children, factors = zip(*weighed(average), strict=True)
+        self._require_one_closing(average, children)
+        results = [self.act(child, node) for child in children]
         inputs = [node, *(result.node for result in results)]
-        return Result(self._add("average", inputs, detail=(average.factors,)), self.closing(average), True)
+        return Result(self._add("average", inputs, detail=(factors,)), self.closing(average), True)
 
     def _cut(self, block: Cut, node: int, before: Closing | Apart) -> Result:
         if not self.acting(block):
@@ -234,10 +242,10 @@ class SiteBuilder:
         return self.increment(drop.children[0], node, shared)
 
     def _average_increment(self, average: Average, node: int, shared: str) -> int:
-        parts = [self.increment(child, node, shared) for child in average.children]
-        weighted = [(part, weight) for part, weight in zip(parts, average.factors, strict=True) if part >= 0]
-        if not weighted:
-            return max(parts)
+        if not self.acting(average):
+            return ZERO if self._is_candidate(average) else ABSENT
+        parts = [(self.increment(child, node, shared), weight) for child, weight in weighed(average)]
+        weighted = [(part, weight) for part, weight in parts if part >= 0]
         return self._add("sum", [part for part, _ in weighted], detail=(tuple(w for _, w in weighted),))
 
     def _mixture(self, fuse: Fuse, node: int, shared: str) -> int:

@@ -153,16 +153,8 @@ def _adapter(site: _CoreRun, bound: BoundOperation) -> _Value:
 def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     """The weighted sum of what the children add; compilation saw to it that all add the same number."""
     value = site.registers[bound.inputs[0]]
-    factors: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
-    if not any(factors):
-        return value
-    found = [
-        (site.registers[register].prefix, factor) for register, factor in zip(bound.inputs[1:], factors, strict=True)
-    ]
-    weighed = [(prefix, factor) for prefix, factor in found if factor]
-    if not weighed:
-        return value
-    children, weights = zip(*weighed, strict=True)
+    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    children = [site.registers[register].prefix for register in bound.inputs[1:]]
     base = functional.pad(value.prefix.states, (0, 0, 0, children[0].length - value.prefix.length))
     states = base
     for child, weight in zip(children, weights, strict=True):

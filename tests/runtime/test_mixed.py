@@ -99,6 +99,14 @@ def test_an_average_of_prefixes_that_counts_nothing() -> None:
     close(states(model.plan(Stack("flat", nothing)), inputs), states(model.plan("flat"), inputs))
 
 
+def test_what_an_average_counts_for_nothing_does_not_run() -> None:
+    model, inputs = model_of(), tiny.inputs()
+    split = Split(Average("flat", weights=[0], normalize=False), "a", sizes=[2, None])
+    close(states(model.plan(split), inputs), states(model.plan(Split(None, "a", sizes=[2, None])), inputs))
+    close(states(model.plan(Average("plus", None, weights=[1, 0])), inputs), states(model.plan("plus"), inputs))
+    assert "lora" not in str(model.plan(Average("lora", "a", weights=[0, 1])).plan.graph.operations)
+
+
 def test_a_union_with_dora_in_several_branches() -> None:
     """Its siblings run as a group, which hands on what DoRA reads of the map."""
     model, inputs = model_of(), tiny.inputs()

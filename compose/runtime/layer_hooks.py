@@ -20,6 +20,7 @@ from compose.specs import LAYER
 
 
 def decoder_input(module: nn.Module) -> Callable[..., Any]:
+    """A pre-hook of a decoder: its inputs are repeated for the branches that parted in the encoder."""
     names = tuple(inspect.signature(module.forward).parameters)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -32,6 +33,7 @@ def decoder_input(module: nn.Module) -> Callable[..., Any]:
 
 
 def layer_input(layer: LayerModules, embed_key: tuple[int, str]) -> Callable[..., Any]:
+    """A pre-hook of a layer: embeddings act before the first, rows part, arguments are repeated for them."""
     names = tuple(inspect.signature(layer.layer.forward).parameters)
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -59,6 +61,7 @@ def layer_input(layer: LayerModules, embed_key: tuple[int, str]) -> Callable[...
 
 
 def layer_output(layer: LayerModules) -> Callable[..., Any]:
+    """A hook on a layer: branches lie along the batch again, and what acts on its output does."""
     key = (layer.index, LAYER)
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:

@@ -19,6 +19,7 @@ from compose.runtime.handed import first, flat, with_first
 
 
 def residual_input(key: tuple[int, str], sublayer: SubLayerModules) -> Callable[..., Any]:
+    """A pre-hook of the module that is given the residual input, which it keeps."""
     name = sublayer.residual_argument
     position = 0
     if name is not None:
@@ -37,6 +38,8 @@ def residual_input(key: tuple[int, str], sublayer: SubLayerModules) -> Callable[
 
 
 def value_output(key: tuple[int, str], norm: nn.Module | None) -> Callable[..., Any]:
+    """A hook on the module that gives a sub-layer's value: the site's program runs."""
+
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         frame = running.frame
         if frame is None or key not in frame.programs:
@@ -98,6 +101,8 @@ def _before_addition(
 
 
 def norm_input(key: tuple[int, str]) -> Callable[..., Any]:
+    """A pre-hook of the LayerNorm that closes a site: it reads our sum where rows parted or closed themselves."""
+
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frame = running.frame
         if frame is None or ("sum", key) not in frame.scratch:
@@ -108,6 +113,8 @@ def norm_input(key: tuple[int, str]) -> Callable[..., Any]:
 
 
 def norm_output(key: tuple[int, str]) -> Callable[..., Any]:
+    """A hook on that LayerNorm: what adapters closed themselves takes the place of what it gave."""
+
     def hook(module: nn.Module, args: Any, output: Tensor) -> Any:
         frame = running.frame
         if frame is None or ("closed", key) not in frame.scratch:
@@ -126,6 +133,8 @@ def norm_output(key: tuple[int, str]) -> Callable[..., Any]:
 
 
 def normed_output(key: tuple[int, str]) -> Callable[..., Any]:
+    """A hook on a LayerNorm: the program of the site of what it gives runs."""
+
     def hook(module: nn.Module, args: Any, output: Tensor) -> Any:
         frame = running.frame
         if frame is None or key not in frame.programs:
@@ -138,6 +147,7 @@ def normed_output(key: tuple[int, str]) -> Callable[..., Any]:
 
 
 def linear_output(layer: int, linears: list[LinearModule]) -> Callable[..., Any]:
+    """A hook on a linear map, a fused one too: the programs of its sites run."""
     keys = [(layer, linear.site) for linear in linears]
     maps = [LinearMap(linear) for linear in linears]
 

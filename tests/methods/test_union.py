@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compose.dsl import Drop, Expression, Fuse, Parallel, Route, Stack
-from compose.errors import CompileError, ConfigError
+from compose.errors import CompileError, ConfigError, FileError
 from compose.methods.adapter import Adapter
 from compose.methods.registry import config_from_dict, make_config
 from compose.methods.union.module import PartsInTurn
@@ -159,3 +159,19 @@ def test_members_that_read_what_the_map_gave_stand_beside_others() -> None:
         found, (Stack("b", *names), Drop(Stack(*names), first=1), Stack(*names), "b"), strict=True
     ):
         close(rows, states(model.plan(expression), inputs))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ["compacter++", "seq_bn"],
+        [{"method": "prefix_tuning", "leave_out": [0]}, {"method": "prefix_tuning_flat", "leave_out": [1]}],
+        ["lora", "ia3"],
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(members: list[Any], tmp_path: Path) -> None:
+    model = tiny.model()
+    model.add_adapter("u", cast(Any, members))
+    with pytest.raises(FileError, match="AdapterHub has no union of two such members"):
+        model.save_adapter("u", tmp_path / "u", format="adapterhub")
+    assert not (tmp_path / "u").exists()

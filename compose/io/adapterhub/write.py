@@ -138,20 +138,26 @@ def composition_files(record: CompositionRecord, modules: BackboneModules) -> Fi
     return [*files, (SETUP, dump_json(content))]
 
 
+NO_UNION = "{}: AdapterHub has no union of two such members"
+
+
 def _adapter_tensors(record: AdapterRecord, table: KeyTable, what: str) -> dict[str, Tensor]:
     """An adapter's tensors by AdapterHub's keys."""
     config, backbone = record.config, table.backbone
     if isinstance(config, UnionConfig):
         members = Members(config, backbone)
         keyed: dict[str, Tensor] = {}
+        written: list[dict[str, Tensor]] = []
         for number, member in enumerate(config.members):
             own = replace(record, config=member, tensors=members.own(number, record.tensors))
-            written = _adapter_tensors(own, table, what)
-            if clash := sorted(written.keys() & keyed.keys()):
-                raise FileError(
-                    f"{what}: AdapterHub has no union of two such members", why=f"both would be '{clash[0]}'"
-                )
-            keyed |= written
+            written.append(_adapter_tensors(own, table, what))
+            if clash := sorted(written[-1].keys() & keyed.keys()):
+                raise FileError(NO_UNION.format(what), why=f"both would be '{clash[0]}'", hint="the native format")
+            keyed |= written[-1]
+        for own_keys, read in zip(written, members.divided(keyed, table), strict=True):
+            if lost := sorted(own_keys.keys() - read.keys()):
+                why = f"nothing in the file would tell whose '{lost[0]}' is"
+                raise FileError(NO_UNION.format(what), why=why, hint="the native format")
         return keyed
     if isinstance(config, PrefixConfig):
         prefixes = prefix_tensors(record.tensors, backbone, config, record.name)

@@ -97,6 +97,20 @@ COMPOSITIONS: Mapping[str, tuple[Expression, tuple[str, ...]]] = {
 }
 """Over adapters a, b, c with one bottleneck a layer, and d, e with two."""
 
+FUSIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "static": ("static", {}),
+    "before_norm": ("dynamic", {"query_before_ln": True}),
+    "residual_before": ("dynamic", {"residual_before": True}),
+    "static_residual_before": ("static", {"residual_before": True}),
+    "value_after": ("dynamic", {"value_before_softmax": False}),
+    "no_key": ("dynamic", {"key": False}),
+    "no_query": ("dynamic", {"query": False}),
+    "nothing": ("static", {"query": False, "key": False}),
+    "all": ("dynamic", {"query_before_ln": True, "residual_before": True, "value_before_softmax": False}),
+}
+"""The options of attention, over adapters a and b, on FUSED."""
+FUSED = ("bert", "gpt2", "t5")
+
 HEADS: Mapping[str, HeadCase] = {
     "classification": HeadCase("classification", {"labels": 3, "layers": 2}, ENCODERS),
     "pooler": HeadCase("classification", {"use_pooler": True, "activation": None}, ("bert",)),

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compose.dsl import fuses
+from compose.dsl import Fuse, fuses
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from tests import tiny
-from tests.peer.cases import ADAPTERS, COMPOSITIONS, HEADS
+from tests.peer.cases import ADAPTERS, COMPOSITIONS, FUSED, FUSIONS, HEADS
 
 PEER = os.environ.get("COMPOSE_PEER", "")
 pytestmark = [pytest.mark.peer, pytest.mark.skipif(not PEER, reason="COMPOSE_PEER names no interpreter of the peer's")]
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.peer, pytest.mark.skipif(not PEER, reason="COMPOSE_PEE
 CASES = [
     *(("adapter", case, where) for case, row in ADAPTERS.items() for where in row.architectures),
     *(("composition", case, where) for case, (_, places) in COMPOSITIONS.items() for where in places),
+    *(("fusion", case, where) for case in FUSIONS for where in FUSED),
     *(("head", case, where) for case, row in HEADS.items() for where in row.architectures),
 ]
 
@@ -75,13 +76,15 @@ def write_case(model: Model, kind: str, case: str, folder: Path, inputs: dict[st
             head.tensors()["out.weight"].copy_(vocabulary)
         model.save_adapter("a", folder / "files", with_head=True, format="adapterhub")
     else:
-        expression = COMPOSITIONS[case][0]
+        expression, (preset, options) = Fuse("a", "b"), FUSIONS.get(case, ("dynamic", {}))
+        if kind == "composition":
+            expression = COMPOSITIONS[case][0]
         for seed, name in enumerate("abcde"):
             random_adapter(model, name, "double_seq_bn" if name in "de" else "seq_bn", seed, reduction_factor=4)
         for fuse in fuses(expression):
-            tiny.randomize(model.add_fusion(fuse), 5, scale=0.1)
+            tiny.randomize(model.add_fusion(fuse, preset, **options), 5, scale=0.1)
         model.plan(expression).save(folder / "files", format="adapterhub")
-    (folder / "case.json").write_text(json.dumps({"kind": kind}))
+    (folder / "case.json").write_text(json.dumps({"kind": "composition" if kind == "fusion" else kind}))
     with torch.no_grad():
         if kind == "head":
             found = {"0": model.plan(expression)(**inputs)[0].logits}

@@ -206,7 +206,11 @@ def _longer(frame: Frame, states: Tensor, given: Mapping[str, Any]) -> Longer:
     steps = (operation for step in bound.steps for operation in step.operations)
     parts = [operation.part for operation in steps if isinstance(operation.part, PromptPart)]
     seeing = padded and any(part.config.adapterhub_mask for part in parts)
-    context = Context(tokens=Tokens.of(mask, given.get(POSITIONS), seeing))
-    value = Value(states.to(bound.dtype), context)
-    longer = joined(run_values(frame, bound, [value] * bound.program.classes))
+    tokens = Tokens.of(mask, given.get(POSITIONS), seeing)
+    lengthened = frame.plan.added_tokens[1] > 0  # else a Split may cut rows, whose tokens stay as they are
+    value = Value(states.to(bound.dtype), Context(tokens=tokens if lengthened else None))
+    values = run_values(frame, bound, [value] * bound.program.classes)
+    if not lengthened:
+        values = tuple(Value(each.y, Context(tokens=tokens)) for each in values)
+    longer = joined(values)
     return longer._replace(states=longer.states.to(states.dtype))

@@ -216,10 +216,14 @@ def _longer(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Longe
     steps = (operation for step in bound.steps for operation in step.operations)
     parts = [operation.part for operation in steps if isinstance(operation.part, PromptPart)]
     seeing = padded and any(part.config.adapterhub_mask for part in parts)
-    context = Context(tokens=Tokens.of(mask, given.get(POSITIONS), seeing))
-    start = states.to(bound.dtype)
+    tokens, start = Tokens.of(mask, given.get(POSITIONS), seeing), states.to(bound.dtype)
     if _makes_again(bound.program):
         run = partial(_embedded, entrance, frame)
-        context = context._replace(embedding=embedding_of(run, given, start, entrance.first, entrance.limit))
-    longer = joined(run_values(frame, bound, [Value(start, context)] * bound.program.classes))
+        embedding = embedding_of(run, given, start, entrance.first, entrance.limit)
+        context = Context(tokens=tokens, embedding=embedding)
+        values = run_values(frame, bound, [Value(start, context)] * bound.program.classes)
+    else:  # a Split may cut rows, whose tokens stay as they are
+        found = run_values(frame, bound, [Value(start, Context())] * bound.program.classes)
+        values = tuple(Value(each.y, Context(tokens=tokens)) for each in found)
+    longer = joined(values)
     return longer._replace(states=longer.states.to(states.dtype))

@@ -107,6 +107,17 @@ def test_what_an_average_counts_for_nothing_does_not_run() -> None:
     assert "lora" not in str(model.plan(Average("lora", "a", weights=[0, 1])).plan.graph.operations)
 
 
+def test_an_invertible_part_in_a_split_beside_layer_aggregation() -> None:
+    """The embeddings run apart there, as they do for prompts, but no row is longer for it."""
+    model, inputs = model_of(), tiny.inputs(padded=True)
+    for name, preset in (("nice", "seq_bn_inv"), ("layers", "layer_aggregation")):
+        tiny.randomize(model.add_adapter(name, preset), 7)
+    split = Split("nice", None, sizes=[3, None])
+    found = states(model.plan(Parallel(split, Stack(split, "layers"))), inputs).chunk(2)
+    close(found[0], states(model.plan(split), inputs))
+    close(found[1], states(model.plan(Stack(split, "layers")), inputs))
+
+
 def test_a_union_with_dora_in_several_branches() -> None:
     """Its siblings run as a group, which hands on what DoRA reads of the map."""
     model, inputs = model_of(), tiny.inputs()

@@ -57,6 +57,9 @@ def make_config(config: str | Config | Sequence[Any], **overrides: Any) -> Confi
     >>> make_config("seq_bn", reduction_factor=8).reduction_factor
     8.0
     """
+    if not isinstance(config, str | Config | list | tuple):
+        what = f"a method is a name, a config or a list of them, not a {type(config).__name__}"
+        raise ConfigError(what, hint="'lora' with its options, or ['lora', {'method': 'seq_bn'}]")
     if not isinstance(config, str | Config):
         return _made(UnionConfig, {"configs": config, **overrides})
     preset = None if isinstance(config, Config) else PRESETS.get(config)

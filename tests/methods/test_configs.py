@@ -262,3 +262,9 @@ def test_absurd_values_are_refused_in_a_few_words(method: str, option: str, valu
 def test_a_number_that_python_does_not_write() -> None:
     with pytest.raises(ConfigError, match="alpha must be a finite number, not such a large int"):
         make_config("lora", alpha=10**5000)
+
+
+@pytest.mark.parametrize("given", [None, 5, {"method": "lora"}, b"lora"])
+def test_what_is_no_method(given: Any) -> None:
+    with pytest.raises(ConfigError, match="a method is a name, a config or a list of them, not a"):
+        make_config(given)

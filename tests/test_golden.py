@@ -133,7 +133,7 @@ def run_case(model, folder: Path, content, root: Path) -> None:  # type: ignore[
     with torch.no_grad():
         if "heads" not in content:
             states = plan.states(**inputs).last_hidden_state
-            if model.spec.architecture == "t5" and model.config.tie_word_embeddings:
+            if model.spec.architecture == "t5" and model.config.scale_decoder_outputs:
                 # AdapterHub's T5AdapterModel reports the states as its heads read them, scaled for the vocabulary.
                 states = states * model.config.d_model**-0.5
             compare({"last_hidden_state": states}, expected)

@@ -91,7 +91,7 @@ def found(model: Model, plan: Any, case: GoldenCase, inputs: Mapping[str, Any]) 
     with torch.no_grad():
         if not case.heads:
             states = plan.states(**inputs).last_hidden_state
-            if model.spec.architecture == "t5" and model.config.tie_word_embeddings:
+            if model.spec.architecture == "t5" and getattr(model.config, "scale_decoder_outputs", True):
                 # AdapterHub's T5AdapterModel reports the states as its heads read them, scaled for the vocabulary.
                 states = states * model.config.d_model**-0.5
             return {"last_hidden_state": states}

@@ -1,8 +1,8 @@
 """Runs a program at an attention's core: which virtual tokens each row has, and which of them it sees.
 
 What flows there is no tensor of the layer's tokens but the prefix that has been put before them so far; an adapter
-puts its own between that and the tokens. Rows whose prefixes differ in length are padded on the left, so that each
-row's own lies next to its tokens, and the padding is masked.
+puts its own before that, as in AdapterHub: T5 tells distances apart. Rows whose prefixes differ in length are padded on
+the left, so that each row's own lies next to its tokens, and the padding is masked.
 """
 
 from __future__ import annotations
@@ -52,14 +52,20 @@ class Prefix(NamedTuple):
         visible = None if self.visible is None else self.visible.expand(rows, -1)
         return Prefix(self.states.expand(-1, rows, -1, -1), visible)
 
-    def followed_by(self, states: Tensor) -> Prefix:
-        """With further virtual tokens, [2, rows, length, width], next to the row's own."""
+    def preceded_by(self, states: Tensor) -> Prefix:
+        """With further virtual tokens, [2, rows, length, width], before each row's own."""
         if not self.length:
             return Prefix(states)
-        rows = max(self.states.shape[1], states.shape[1])
-        joined = torch.cat([self.states.expand(-1, rows, -1, -1), states.expand(-1, rows, -1, -1)], dim=2)
-        visible = None if self.visible is None else functional.pad(self.visible, (0, states.shape[2]), value=True)
-        return Prefix(joined, visible)
+        rows, more = max(self.states.shape[1], states.shape[1]), states.shape[2]
+        joined = torch.cat([states.expand(-1, rows, -1, -1), self.states.expand(-1, rows, -1, -1)], dim=2)
+        if self.visible is None:
+            return Prefix(joined)
+        visible = functional.pad(self.visible.expand(rows, -1), (more, 0), value=True)
+        # padding stays on the left: in a row with p such tokens, the p next to the further ones go before them
+        padding = (~visible).sum(dim=1, keepdim=True)
+        place = torch.arange(joined.shape[2], device=joined.device).expand(rows, -1)
+        source = torch.where(place < padding, place + more, torch.where(place < padding + more, place - padding, place))
+        return Prefix(joined.gather(2, source[None, :, :, None].expand_as(joined)), visible.gather(1, source))
 
 
 def _all_visible(prefix: Prefix) -> Tensor:
@@ -147,7 +153,7 @@ def _adapter(site: _CoreRun, bound: BoundOperation) -> _Value:
     value = site.registers[bound.inputs[0]]
     part: Part | None = bound.part
     assert isinstance(part, PrefixPart)
-    return value._replace(prefix=value.prefix.followed_by(part.rows(site.states(part), value.input)))
+    return value._replace(prefix=value.prefix.preceded_by(part.rows(site.states(part), value.input)))
 
 
 def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
@@ -155,7 +161,8 @@ def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     value = site.registers[bound.inputs[0]]
     weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
     children = [site.registers[register].prefix for register in bound.inputs[1:]]
-    base = functional.pad(value.prefix.states, (0, 0, 0, children[0].length - value.prefix.length))
+    own = children[0].length - value.prefix.length
+    base = value.prefix.preceded_by(value.prefix.states.new_zeros((2, 1, own, value.prefix.states.shape[3]))).states
     states = base
     for child, weight in zip(children, weights, strict=True):
         states = states + weight * (child.states - base)

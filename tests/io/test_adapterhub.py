@@ -234,7 +234,7 @@ def test_all_parts_of_a_bottleneck(tmp_path: Path) -> None:
         ({**LORA, "composition_mode": "multiply"}, "composition_mode other than 'add' and 'scale'"),
         ({**LORA, "use_dora": True, "composition_mode": "multiply"}, "composition_mode other than"),
         ({**LORA, "vera_d": 0.1, "vera_b": None}, "vera_b must be a finite number"),
-        ({**LORA, "init_weights": "ia3"}, "init_weights other than"),
+        ({**LORA, "init_weights": "magic"}, "init_weights must be"),
         ({**LORA, "dtype": "int8"}, "dtype"),
         ({**LORA, "r": 0}, "r must be"),
         ({**LORA, "architecture": "mtl_lora", "composition_mode": "scale"}, "MTL-LoRA with composition_mode"),
@@ -451,6 +451,19 @@ def test_fusions(tmp_path: Path) -> None:
     other = draw(fusion_keys("bert.encoder.layer.0.output", "b,c"))
     write_adapterhub(tmp_path, FUSION, tensors | other, "fusion", name="a,b")
     with pytest.raises(FileError, match="belongs to 'b,c'"):
+        read_fusion(tmp_path, backbone())
+
+
+def test_fusions_without_matrices(tmp_path: Path) -> None:
+    """AdapterHub gives them a map that it never uses."""
+    start = "bert.encoder.layer.0.output.adapter_fusion_layer.a,b.dense"
+    tensors = draw({f"{start}.weight": (1, 8), f"{start}.bias": (1,)})
+    config = {**FUSION, "query": False, "key": False, "value": False}
+    write_adapterhub(tmp_path, config, tensors, "fusion", name="a,b")
+    found = read_fusion(tmp_path, backbone())
+    assert not found.tensors and not found.config.query
+    write_adapterhub(tmp_path, FUSION, tensors, "fusion", name="a,b")
+    with pytest.raises(FileError, match=r"gives it no 'dense\.weight'"):
         read_fusion(tmp_path, backbone())
 
 

@@ -131,3 +131,25 @@ def test_shared_weights_of_others(tmp_path: Path) -> None:
     write_adapterhub(tmp_path, LORA, {"bert.shared_parameters.a.lora_A": torch.ones(2, 8)})
     with pytest.raises(FileError, match="asks for 'loras'"):
         read_adapter(tmp_path, backbone())
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "mtl_lora"])
+@pytest.mark.parametrize("start", ["ia3", "vera"])
+def test_how_weights_started_makes_no_difference(method: str, start: str, tmp_path: Path) -> None:
+    """Its LoRA can start as other methods do; what was trained since is in the file."""
+    options, tensors = ({}, draw(FACTORS)) if method == "lora" else (CASES[method][0], draw(CASES[method][1]))
+    places = {f"{QUERY.format(0)}{name}": tensor for name, tensor in tensors.items()}
+    content = {**LORA, **options, "init_weights": start, "attn_matrices": ["q"], "leave_out": [1]}
+    write_adapterhub(tmp_path, content, places)
+    found = read_adapter(tmp_path, backbone())
+    assert found.config.method == method
+    made(found.config, backbone(), found.tensors)
+
+
+def test_whole_numbers_make_no_vera(tmp_path: Path) -> None:
+    """It makes a VeRA where one of the two is a float; with whole numbers alone its files hold a LoRA."""
+    content = {**LORA, "vera_d": 1, "vera_b": 0, "attn_matrices": ["q"], "leave_out": [1]}
+    write_adapterhub(tmp_path, content, draw({f"{QUERY.format(0)}{name}": shape for name, shape in FACTORS.items()}))
+    assert read_adapter(tmp_path, backbone()).config.method == "lora"
+    write_adapterhub(tmp_path, {**LORA, "vera_d": 0.5, "vera_b": 1}, tensors_of("vera"))
+    assert read_adapter(tmp_path, backbone()).config.to_dict()["vera_b"] == 1.0

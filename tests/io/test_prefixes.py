@@ -166,3 +166,15 @@ def test_a_composition(tmp_path: Path) -> None:
         found, expected = (each.states(**inputs).last_hidden_state for each in (loaded, plan))
     assert torch.equal(found, expected)
     assert json.loads((tmp_path / "composition.json").read_text())["expression"]
+
+
+def test_ejected_prefixes(tmp_path: Path) -> None:
+    """AdapterHub makes a prefix flat without saying so in its config, and cannot read the file itself."""
+    spec = spec_of("bert")
+    made = Adapter("a", PrefixConfig(prefix_length=3, bottleneck_size=4, flat=True), spec)
+    tiny.randomize(made)
+    theirs = prefix_tensors(made.tensors(), spec, made.config, "a")
+    write_adapterhub(tmp_path, {**CONFIG, "flat": False}, keys_of("bert", theirs), binary=True, hidden_size=32)
+    found = read_adapter(tmp_path, spec)
+    assert found.config == made.config
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in made.tensors().items())

@@ -236,7 +236,7 @@ def test_ejecting_a_unions_prefix(members: Any) -> None:
 def test_ejecting_keeps_the_masks_of_what_stays() -> None:
     model = tiny.model()
     model.add_adapter("u", "unipelt")
-    compose.sparsify(model, "u", 0.5)
+    compose.sparsify(model, "u", 0.5, "random", seed=0)
     masks = model.adapters["u"].masks.by_name()
     flat = model.eject_prefix_tuning("u")
     kept = flat.masks.by_name()

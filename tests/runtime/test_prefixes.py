@@ -282,3 +282,27 @@ def test_an_average_in_which_nothing_counts() -> None:
     close(states(model, nothing, inputs), states(model, None, inputs))
     close(states(model, Stack("short", nothing), inputs), states(model, "short", inputs))
     assert model.plan(nothing).explain(rows=2, tokens=4).flops
+
+
+@torch.no_grad()
+def test_where_prefixes_of_a_stack_stand() -> None:
+    """The later one before the earlier, as in AdapterHub: T5 tells how far a key is from a query."""
+    model, inputs = model_of("t5"), tiny.inputs("t5", padded=True)
+    joined = model.add_adapter("joined", "prefix_tuning_flat", prefix_length=7)
+    for name, tensor in joined.tensors().items():
+        layer, site = name.removesuffix(".flat").split(".", 1)
+        parts = (model.adapters[each].part(int(layer), site) for each in ("long", "short"))
+        tensor.copy_(torch.stack([torch.cat(pair) for pair in zip(*(part.states() for part in parts), strict=True)]))
+    close(states(model, Stack("short", "long"), inputs), states(model, "joined", inputs))
+    assert not torch.allclose(states(model, Stack("long", "short"), inputs), states(model, "joined", inputs))
+
+
+@torch.no_grad()
+def test_prefixes_before_some_of_unequal_lengths() -> None:
+    """Padding stays in front of all virtual tokens of a row."""
+    model, inputs = model_of("t5"), tiny.inputs("t5", padded=True)
+    found = states(model, Stack(BatchSplit("long", "short", sizes=[1, None]), "short"), inputs)
+    alone = [states(model, Stack(first, "short"), inputs) for first in ("long", "short")]
+    close(found, torch.cat([alone[0][:1], alone[1][1:]]))
+    average = Average("short", "short")
+    close(states(model, Stack(BatchSplit("long", "short", sizes=[1, None]), average), inputs), found)

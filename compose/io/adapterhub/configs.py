@@ -49,14 +49,6 @@ _COMPOSITION = Refusal(
     "composition_mode", lambda value: value not in ("add", "scale"), "composition_mode other than 'add' and 'scale'"
 )
 _LORA_REFUSED: Mapping[str, tuple[Refusal, ...]] = {
-    "lora": (
-        _COMPOSITION,
-        Refusal(
-            "init_weights",
-            lambda value: value not in ("lora", "bert"),
-            "init_weights other than 'lora' and 'bert'",
-        ),
-    ),
     "ia3": (
         Refusal("r", lambda value: value != 1, "IA3 (composition_mode 'scale') of a rank other than 1"),
         Refusal("dropout", bool, "IA3 (composition_mode 'scale') with dropout"),
@@ -71,6 +63,9 @@ _LORA_REFUSED: Mapping[str, tuple[Refusal, ...]] = {
 }
 _LORA_FAMILY = frozenset({"composition_mode", "vera_d", "vera_b", "use_dora", "dtype", "r", "dropout", "init_weights"})
 """Options that its LoRA configs have whatever the method: some of ours have no such option, or no need of it."""
+
+_STARTS = ("ia3", "vera")
+"""How its LoRA can start besides: other methods' ways."""
 
 _LORA_DEFAULTS: Mapping[str, Any] = {"intermediate_lora": False, "attn_matrices": ["q", "v"], "alpha": 8}
 """What a LoRA config that leaves these out means, whatever the method."""
@@ -88,7 +83,7 @@ _DTYPES = (None, "float32", "float64", "float16", "bfloat16")
 def adapter_config(
     content: Mapping[str, Any],
     keys: ArchitectureKeys,
-    parts: frozenset[str],
+    tensors: frozenset[str],
     where: str,
     subtract_projection: bool | None = None,
 ) -> Config:
@@ -97,7 +92,7 @@ def adapter_config(
     Args:
         content: what `adapter_config.json` holds.
         keys: the table of the architecture.
-        parts: all parts, between dots, of the keys of its weights.
+        tensors: the keys of its weights.
         where: the path of the file.
         subtract_projection: of ReFT, whose files do not say it.
 
@@ -120,7 +115,7 @@ def adapter_config(
         )
     options = {name: value for name, value in config.items() if name != "architecture"}
     if architecture == "union":
-        return _union(options, content, keys, parts, where, subtract_projection)
+        return _union(options, content, keys, tensors, where, subtract_projection)
     if architecture == "reft":
         return _made(lambda: reft_config(options, subtract_projection, where), where)
     check_unasked(subtract_projection, where)
@@ -128,24 +123,26 @@ def adapter_config(
         encoder = all(stack.stack == "encoder" for stack in keys.stacks)
         return _made(lambda: PromptTuningConfig.make({**options, "adapterhub_mask": encoder}), where)
     if architecture == "prefix_tuning":
-        return _made(lambda: PrefixConfig.make(options), where)
+        # an ejected prefix has flat weights, but its config still says otherwise
+        ejected = {"flat": True} if any(key.endswith(".control_trans") for key in tensors) else {}
+        return _made(lambda: PrefixConfig.make({**options, **ejected}), where)
     if architecture in ("lora", "mtl_lora"):
         return _lora(architecture, options, content, keys, where)
-    return _bottleneck(options, content, parts, where)
+    return _bottleneck(options, content, tensors, where)
 
 
 def _union(
     options: Mapping[str, Any],
     content: Mapping[str, Any],
     keys: ArchitectureKeys,
-    parts: frozenset[str],
+    tensors: frozenset[str],
     where: str,
     subtract_projection: bool | None,
 ) -> Config:
     configs = options.get("configs")
     if not isinstance(configs, list):
         raise FileError("'configs' is not a list", where=where, why="a union holds the configs of its members")
-    members = [adapter_config({**content, "config": one}, keys, parts, where, subtract_projection) for one in configs]
+    members = [adapter_config({**content, "config": one}, keys, tensors, where, subtract_projection) for one in configs]
     return _made(lambda: UnionConfig.make({"configs": members}), where)
 
 
@@ -199,13 +196,13 @@ def head_config(content: Mapping[str, Any], architecture: str, where: str) -> He
     return _made(lambda: from_adapterhub_config(config, architecture), where)
 
 
-def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], parts: frozenset[str], where: str) -> Config:
+def _bottleneck(options: dict[str, Any], content: Mapping[str, Any], tensors: frozenset[str], where: str) -> Config:
     old = options.pop("invertible_adapter", None)
     if isinstance(old, dict) and not options.get("inv_adapter"):
         options["inv_adapter"] = old.get("block_type")
         options["inv_adapter_reduction_factor"] = old.get("reduction_factor")
     unversioned = "version" not in content
-    inverted = {"invertible_adapters", "invertible_lang_adapters"} & parts
+    inverted = any("invertible_adapters." in key or "invertible_lang_adapters." in key for key in tensors)
     if (unversioned or content.get("type") == "text_task") and not inverted:
         # Old task adapters declare an invertible part that only language adapters had.
         options.pop("inv_adapter", None)
@@ -234,7 +231,7 @@ def _lora_method(architecture: str, options: Mapping[str, Any]) -> str:
         return architecture
     if options.get("composition_mode") == "scale":
         return "ia3"
-    vera = any(options.get(name) is not None for name in ("vera_d", "vera_b"))
+    vera = any(isinstance(options.get(name), float) for name in ("vera_d", "vera_b"))  # whole numbers are none there
     return {(False, False): "lora", (False, True): "dora", (True, False): "vera", (True, True): "dvora"}[
         vera, bool(options.get("use_dora"))
     ]
@@ -262,6 +259,8 @@ def _lora(
         kept |= {"intermediate_lora": last, "output_lora": first}
     inert = _LORA_FAMILY - set(kind.options())
     kept = {name: value for name, value in kept.items() if name not in inert}
+    if kept.get("init_weights") in _STARTS:
+        del kept["init_weights"]  # the file has the weights: how they started makes no difference
     kept.update(_AS_WRITTEN.get(method, {}))
     return _made(lambda: kind.make(kept), where)
 

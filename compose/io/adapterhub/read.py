@@ -59,8 +59,7 @@ def read_adapter(
     """
     content, reader, where = _open(folder, ADAPTER_CONFIG, backbone)
     tensors, path = _weights(folder, ADAPTER_WEIGHTS)
-    parts = frozenset(part for key in tensors for part in key.split("."))
-    config = adapter_config(content, reader.keys, parts, where, subtract_projection)
+    config = adapter_config(content, reader.keys, frozenset(tensors), where, subtract_projection)
     own_name = content.get("name")
     wanted = check_record_name(own_name if name is None else name, "adapter", where)
     head = None
@@ -80,6 +79,10 @@ def read_fusion(folder: View, backbone: BackboneSpec, name: str | None = None) -
         raise FileError("'adapter_names' is not a list of names", where=where)
     wanted = check_record_name(own_name if name is None else name, "fusion", where)
     tensors, path = _weights(folder, FUSION_WEIGHTS)
+    if not (config.query or config.key or config.value):
+        # without matrices it makes a map of its own, and never uses it
+        unused = (f".{own_name}.dense.weight", f".{own_name}.dense.bias")
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith(unused)}
     placed = _place(tensors, reader, config, own_name, path)
     if config.temperature:
         # The file never says how far it has fallen; after a thousand steps it is 1 for good.

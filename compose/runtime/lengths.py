@@ -77,7 +77,10 @@ def differ(value: Value, pieces: Sequence[Value]) -> bool:
 
 def averaged_context(value: Value, results: Sequence[Value]) -> Context:
     """The context of an average: its children's, where one of them has moved its text."""
-    return max((value, *results), key=_most).context
+    found = value
+    for result in results:  # Dynamo knows no max with a key
+        found = result if _most(result) > _most(found) else found
+    return found.context
 
 
 def _most(value: Value) -> int:

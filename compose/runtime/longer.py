@@ -69,10 +69,11 @@ class Entrance:
         self._copies = [*_copies(self.embeddings, backbone), *_copies(self.following, backbone)]
 
     def refresh(self) -> None:
-        """Takes the mode that the backbone is in by now."""
+        """Takes the mode that the backbone is in by now: training, and whether layers are checkpointed."""
         for copied, original in self._copies:
-            if copied.training != original.training:
-                copied.training = original.training
+            for mode in ("training", "gradient_checkpointing"):
+                if getattr(copied, mode, None) != getattr(original, mode, None):
+                    setattr(copied, mode, getattr(original, mode))
 
 
 def _embedding(backbone: Any) -> nn.Module:

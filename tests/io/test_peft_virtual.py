@@ -192,8 +192,8 @@ def test_counted_prefixes_side_by_side_and_one_after_the_other(architecture: str
         options = {"prefix_length": length, "flat": True, "counted": True, **extra}
         tiny.randomize(model.add_adapter(name, "prefix_tuning", **options), seed)
     tensors = {name: model.adapters[name].tensors() for name in ("a", "b", "ab")}
-    for name, tensor in tensors["ab"].items():  # what is stacked on top comes after what is there
-        tensor.copy_(torch.cat([tensors["a"][name], tensors["b"][name]], dim=1))
+    for name, tensor in tensors["ab"].items():  # what is stacked on top stands before what is there
+        tensor.copy_(torch.cat([tensors["b"][name], tensors["a"][name]], dim=1))
     side = states(model, Parallel("a", "b", plain=None)).chunk(3)
     for branch, name in zip(side, ("a", "b", None), strict=True):
         torch.testing.assert_close(branch, states(model, name), rtol=1e-9, atol=1e-9)

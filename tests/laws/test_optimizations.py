@@ -200,9 +200,9 @@ def trained(model: Model, expression: Expression) -> Iterator[None]:
     model.requires_grad_(False)
     for registry in (model.adapters, model.fusions, model.heads):
         registry.requires_grad_(True)
-    layers = [layer.layer for layer in model.hooks.anatomy.layers]
-    for module in layers:
-        module.training = True  # what checkpoints ask for; its dropouts are modules of their own
+    for module in model.backbone.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True  # what checkpoints ask for; dropouts are modules of their own
     try:
         yield
     finally:

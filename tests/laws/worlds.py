@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import MethodType
 from typing import Any
@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from compose import merge_adapters, prune_neurons, sparsify
 from compose.dsl import (
+    Average,
     BatchSplit,
     Block,
+    Drop,
     Expression,
     Fuse,
+    Parallel,
     Route,
     Stack,
+    branches,
     fuses,
     leaves,
     own_name,
@@ -312,6 +316,33 @@ def alone(inputs: Mapping[str, torch.Tensor], row: int, cut: bool = True) -> dic
         length = int(one.pop("attention_mask").sum())
         one["input_ids"] = one["input_ids"][:, :length]
     return one
+
+
+def branches_are_single_runs(
+    model: Model,
+    plan: RunnablePlan,
+    inputs: dict[str, torch.Tensor],
+    routes: Callable[[Expression], dict[str, Any]],
+    tolerance: float = 1e-9,
+    longer: bool = False,
+) -> None:
+    """Each branch of a plan gives what it gives alone; with `longer` its rows may end in padding."""
+    parted = branches(plan.expression)
+    found = states(plan, inputs, **routes(plan.expression)).chunk(len(parted))
+    for branch, rows in zip(parted, found, strict=True):
+        alone = states(model.plan(branch.expression), inputs, **routes(branch.expression))
+        close(rows[:, : alone.shape[1]] if longer else rows, alone, tolerance)
+
+
+def identities_hold(
+    model: Model, plan: RunnablePlan, inputs: dict[str, torch.Tensor], layers: int, tolerance: float = 1e-9
+) -> None:
+    """What a block around one expression leaves as it is."""
+    expression, expected = plan.expression, states(plan, inputs)
+    for same in (Stack(expression), Drop(expression, first=0), Average(expression, expression), Parallel(expression)):
+        close(states(model.plan(same), inputs), expected, tolerance)
+    nothing = Drop(expression, first=layers)
+    assert torch.equal(states(model.plan(nothing), inputs), states(model.plan(None), inputs))
 
 
 def states(plan: RunnablePlan, inputs: Mapping[str, torch.Tensor], **options: Any) -> torch.Tensor:

@@ -411,3 +411,23 @@ def test_language_heads_undo_invertible_parts_of_every_method(method: Any, optio
         for name in ("nice", "sw"):
             hidden = model.adapters[name].part(-1, "embed").inverse(hidden)
         close(logits, head.out(hidden))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_checkpointing_that_is_turned_on_later(architecture: str) -> None:
+    """A plan with prompts has copies of the backbone's outer modules, which learn of it: GPT-2 keeps no cache then."""
+    model = tiny.model(architecture).double()
+    tiny.randomize(model.add_adapter("p", "prompt_tuning", prompt_length=3))
+    model.train()
+    plan, inputs = model.plan("p"), tiny.inputs(architecture, padded=True)
+    gradients = []
+    for reentrant in (None, False, True):
+        if reentrant is not None:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        plan.states(**inputs).last_hidden_state.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.adapters.parameters() if p.grad is not None])
+        model.gradient_checkpointing_disable()
+    assert gradients[0]
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-9, atol=1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from compose.errors import ConfigError
 from compose.io.merging import merge_records
 from compose.methods.adapter import Adapter
 from compose.methods.merging.merge import Merge
@@ -35,6 +36,8 @@ def merge_adapters(
         RegistryError: there is no adapter or head of a name, or the new name is taken or not legal.
         ConfigError: an option is unknown or out of range, or the adapters differ in what merging needs equal.
     """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"names must be a list of adapters' names, not {names!r}", hint='["a", "b"]')
     merge = Merge.make(kind=kind, **options)
     model.adapters.require(*names)
     model.adapters.require_free(into)

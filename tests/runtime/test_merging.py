@@ -41,11 +41,11 @@ def test_merged_loras_compute_the_average(architecture: str) -> None:
     tiny.randomize(model.add_adapter("c", "lora", r=3, intermediate_lora=True), 5)
     weights = (0.6, 0.8, -0.5)
     wanted = out(model, Average("a", "b", "c", weights=list(weights), normalize=False))
-    compose.merge_adapters(model, "abc", "side", "concat", weights=weights)
-    compose.merge_adapters(model, "abc", "svd", "svd", weights=weights, rank=7)
+    compose.merge_adapters(model, [*"abc"], "side", "concat", weights=weights)
+    compose.merge_adapters(model, [*"abc"], "svd", "svd", weights=weights, rank=7)
     for name in ("side", "svd"):
         torch.testing.assert_close(out(model, name), wanted, rtol=1e-9, atol=1e-9)
-    compose.merge_adapters(model, "ab", "factors")
+    compose.merge_adapters(model, [*"ab"], "factors")
     assert not torch.allclose(out(model, "factors"), out(model, Average("a", "b")))
 
 
@@ -182,3 +182,12 @@ def test_folders_of_peft_over_their_backbone(tmp_path: Path, capsys: pytest.Capt
     assert call("adapter", "merge", *folders, *arguments) == 0
     model.load_adapter(tmp_path / "m")
     torch.testing.assert_close(out(model, "m"), out(model, Average("one", "two")), rtol=1e-5, atol=1e-6)
+
+
+def test_what_no_merging_takes() -> None:
+    model = model_of("lora", r=2)
+    with pytest.raises(ConfigError, match="must be a list of adapters' names, not 'ab'"):
+        compose.merge_adapters(model, "ab", "m")
+    with pytest.raises(ConfigError, match="below 2\\*\\*63"):
+        compose.merge_adapters(model, ["a", "b"], "m", "dare_linear", density=0.5, seed=2**63)
+    assert "m" not in model.adapters

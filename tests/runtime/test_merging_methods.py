@@ -72,14 +72,14 @@ def test_the_effect_is_the_sum_where_it_is_linear(case: str) -> None:
     model = model_of(method, **options)
     share(model, *shared)
     if shared:  # what is merged but the same in both starts at 0: its mean is itself
-        compose.merge_adapters(model, "ab", "m", weights=MEAN)
+        compose.merge_adapters(model, [*"ab"], "m", weights=MEAN)
         equal(states(model, "m"), summed(model, MEAN))
-        compose.merge_adapters(model, "ab", "n", "task_arithmetic", weights=(0.3, -0.7))
+        compose.merge_adapters(model, [*"ab"], "n", "task_arithmetic", weights=(0.3, -0.7))
         equal(states(model, "n"), summed(model, (0.3, -0.7)))
     else:
-        compose.merge_adapters(model, "ab", "m", weights=FREE)
+        compose.merge_adapters(model, [*"ab"], "m", weights=FREE)
         equal(states(model, "m"), summed(model, FREE))
-        compose.merge_adapters(model, "ab", "n", "task_arithmetic", weights=NEGATIVE)
+        compose.merge_adapters(model, [*"ab"], "n", "task_arithmetic", weights=NEGATIVE)
         equal(states(model, "n"), summed(model, NEGATIVE))
 
 
@@ -141,7 +141,7 @@ def test_rank_stabilised_loras_side_by_side(kind: str, architecture: str) -> Non
     model = tiny.model(architecture, 2)
     tiny.randomize(model.add_adapter("a", "lora", r=2, alpha=3, use_rslora=True), 1)
     tiny.randomize(model.add_adapter("b", "lora", r=3, alpha=4), 2)
-    compose.merge_adapters(model, "ab", "m", kind, weights=NEGATIVE, **({"rank": 5} if kind == "svd" else {}))
+    compose.merge_adapters(model, [*"ab"], "m", kind, weights=NEGATIVE, **({"rank": 5} if kind == "svd" else {}))
     equal(states(model, "m"), summed(model, NEGATIVE))
 
 
@@ -150,7 +150,7 @@ def test_rank_stabilised_loras_side_by_side(kind: str, architecture: str) -> Non
 def test_virtual_tokens_are_averaged_as_an_average_does(architecture: str, method: str) -> None:
     options = {"prefix_length": 3, "flat": True} if method == "prefix_tuning" else {"prompt_length": 3}
     model = model_of(method, architecture, **options)
-    compose.merge_adapters(model, "ab", "m", weights=MEAN)
+    compose.merge_adapters(model, [*"ab"], "m", weights=MEAN)
     equal(states(model, "m"), states(model, Average("a", "b", weights=list(MEAN))))
 
 
@@ -158,9 +158,9 @@ def test_compacters_of_one_rule() -> None:
     """Their maps are linear in W where the rule is the same; with rules of their own they are refused."""
     model = model_of("compacter", phm_dim=2, factorized_phm_W=False, bottleneck_size=4)
     with pytest.raises(ConfigError, match=r"rule\..*differs.*\n?.*sums of Kronecker products"):
-        compose.merge_adapters(model, "ab", "m")
+        compose.merge_adapters(model, [*"ab"], "m")
     share(model, "rule.whole", "rule.left", "rule.right")
-    compose.merge_adapters(model, "ab", "m", weights=FREE)
+    compose.merge_adapters(model, [*"ab"], "m", weights=FREE)
     parts = {name: model.adapters[name].part(0, "ffn") for name in "abm"}
     for direction in ("down", "up"):
         a, b, m = (getattr(parts[name], direction).weight for name in "abm")
@@ -170,16 +170,16 @@ def test_compacters_of_one_rule() -> None:
 def test_loreft_of_one_projection() -> None:
     model = model_of("loreft", layers=[1], prefix_positions=2)
     with pytest.raises(ConfigError, match="rows of a sum of projections are not orthonormal"):
-        compose.merge_adapters(model, "ab", "m")
+        compose.merge_adapters(model, [*"ab"], "m")
     share(model, "projection.weight")
-    compose.merge_adapters(model, "ab", "m", weights=MEAN)
+    compose.merge_adapters(model, [*"ab"], "m", weights=MEAN)
     equal(states(model, "m"), summed(model, MEAN))
 
 
 def test_parts_of_a_union_have_the_rules_of_their_methods() -> None:
     methods = [make_config("ia3", **LAST), make_config("bitfit", selfattn=["q"], ffn=["out"])]
     model = model_of(methods)
-    compose.merge_adapters(model, "ab", "m", "task_arithmetic", weights=NEGATIVE)
+    compose.merge_adapters(model, [*"ab"], "m", "task_arithmetic", weights=NEGATIVE)
     one, two, found = (model.adapters[name].tensors() for name in "abm")
     for name, tensor in found.items():
         start = 1.0 if name.endswith("scaling") else 0.0
@@ -211,7 +211,7 @@ def test_what_has_no_meaning(
 ) -> None:
     model = model_of(method, **options)
     with pytest.raises(ConfigError, match=f"(?s){message}"):
-        compose.merge_adapters(model, "ab", "m", kind, weights=weights)
+        compose.merge_adapters(model, [*"ab"], "m", kind, weights=weights)
     assert "m" not in model.adapters
 
 
@@ -220,17 +220,17 @@ def test_what_differs_is_named() -> None:
     for name, length in (("a", 3), ("b", 4)):
         model.add_adapter(name, "prefix_tuning", prefix_length=length)
     with pytest.raises(ConfigError, match="prefix_length is 3 in the one, 4 in the other"):
-        compose.merge_adapters(model, "ab", "m")
+        compose.merge_adapters(model, [*"ab"], "m")
     model.add_adapter("c", [make_config("lora", r=2), make_config("seq_bn")])
     model.add_adapter("d", [make_config("lora", r=3), make_config("seq_bn")])
     with pytest.raises(ConfigError, match=r"configs\[0\]\.r is 2 in the one, 3 in the other"):
-        compose.merge_adapters(model, "cd", "m")
+        compose.merge_adapters(model, [*"cd"], "m")
     with pytest.raises(ConfigError, match="one is a prefix_tuning adapter, the other a union of lora and bottleneck"):
-        compose.merge_adapters(model, "ac", "m")
+        compose.merge_adapters(model, [*"ac"], "m")
     # how weights started does not matter
     for name, scale in (("e", 0.5), ("f", 0.1)):
         model.add_adapter(name, "prompt_tuning", random_uniform_scale=scale)
-    compose.merge_adapters(model, "ef", "m")
+    compose.merge_adapters(model, [*"ef"], "m")
 
 
 def test_sparse_adapters_stay_sparse(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_sparse_adapters_stay_sparse(tmp_path: Path) -> None:
     model = model_of("seq_bn", reduction_factor=4)
     for name in "ab":
         compose.sparsify(model, name, 0.75)
-    compose.merge_adapters(model, "ab", "m")
+    compose.merge_adapters(model, [*"ab"], "m")
     masks = {name: model.adapters[name].masks.by_name() for name in "abm"}
     for key, mask in masks["m"].items():
         assert mask.equal(masks["a"][key] | masks["b"][key])

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from compose.errors import ConfigError, Problem
-from compose.methods.config import Config, is_count, is_number
+from compose.methods.config import SEED, Config, is_count, is_number
 from compose.methods.lora.spec import LoraConfig
 from compose.methods.merging.alike import differences, means_alone, not_low_rank, not_signed
 from compose.methods.merging.low_rank import as_factors, concatenated, delta_parts, of_deltas, truncated
@@ -115,8 +115,8 @@ class Merge:
             yield f"rank has no meaning for {self.kind!r}", ""
         elif rank is not None and not is_count(rank, 1):
             yield f"rank must be a whole number of at least 1, not {rank!r}", ""
-        if not is_count(self.seed):
-            yield f"seed must be a whole number of at least 0, not {self.seed!r}", ""
+        if not SEED.accepts(self.seed) or self.seed is None:
+            yield f"seed must be a whole number of at least 0 and below 2**63, not {self.seed!r}", ""
 
     @classmethod
     def make(cls, **options: Any) -> Merge:

@@ -27,7 +27,7 @@ MARKS = {"passed": "x", "not covered": "o", "failed": "F", "": "."}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--draws", type=int, default=200, help="examples that each property test draws")
+    parser.addoption("--draws", type=int, default=100, help="examples that each property test draws")
     parser.addoption("--regenerate", action="store_true", help="write golden texts and generated tables anew")
 
 

@@ -58,7 +58,7 @@ class Acts:
             return f"{form}fuse {operation.name} ({candidates})"
         if operation.kind == "average":
             return f"average ({', '.join(texts)})"
-        if operation.kind in ("join", "fill"):
+        if operation.kind == "join":
             pairs = zip(operation.detail, texts, strict=True)
             return f"({', '.join(f'{_selector(selector)}: {text}' for selector, text in pairs)})"  # type: ignore[arg-type]
         return ""

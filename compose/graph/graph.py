@@ -50,7 +50,6 @@ KINDS: dict[str, str] = {
     "sum": "weighted sum of increments; inputs: the increments; detail: (weights,)",
     "split": "the rows or tokens of a value that a selector takes; detail: (selector,)",
     "join": "pieces put back into a value; inputs: the value, pieces; detail: (selectors,)",
-    "fill": "pieces put into zeros; inputs: the value, pieces; detail: (selectors,)",
     "dropped": "nothing: what would act here was dropped; input: a value",
     "close": "a value closed into a state; detail: (who closes,)",
     "head": "a task's output; input: the last states; detail: (branch, task, selectors)",

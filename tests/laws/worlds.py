@@ -125,6 +125,7 @@ REFUSALS = (
     "weights of this Average of prompts do not add up to 1",
     "names nothing",
     "cut it up in different ways",
+    "are counted, those of",
 )
 """All that a drawn expression may be refused for when it is compiled."""
 

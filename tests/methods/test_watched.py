@@ -72,6 +72,7 @@ def test_trunks(way: dict[str, bool]) -> None:
     torch.testing.assert_close(cache.states(plan, inputs).states, plan.trunk_states(**inputs).states)
     assert cache.computed == 9
 
+
 class Trained:
     """A projection that is evaluated and trained in some order."""
 
@@ -149,6 +150,7 @@ def test_what_nothing_changed_is_kept() -> None:
             assert trained.projection.matrix() is made
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("frozen", [True, False])
 def test_steps_that_no_hook_of_an_optimizer_sees(frozen: bool) -> None:
     class Forgetful(torch.optim.AdamW):

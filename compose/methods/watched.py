@@ -64,7 +64,7 @@ class Watched(NamedTuple):
     alias: Tensor
     version: int
     gradients: Gradients | None
-    gotten: int
+    counted: int
     values: Tensor | None
 
     @classmethod
@@ -89,6 +89,6 @@ class Watched(NamedTuple):
     def _unmoved(self, now: Tensor, gradients: Gradients) -> bool:
         """Whether no optimizer has moved the weight."""
         if self.values is None:
-            return now.grad is None and gradients.count == self.gotten
+            return now.grad is None and gradients.count == self.counted
         # one whose gradient waits no more is made from anew, and then need not be compared
-        return now.grad is not None and gradients.count == self.gotten and torch.equal(now, self.values)
+        return now.grad is not None and gradients.count == self.counted and torch.equal(now, self.values)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compose.errors import ConfigError, FileError, Problem
 from compose.methods.tensors import SITE_MARK
-from compose.methods.watched import watch
+from compose.methods.watched import Gradients, gradients_of, hook
 
 Kind = Literal["magnitude", "snip", "random"]
 """What decides which weights are kept: the largest, those whose removal would change the loss most, or chance."""
@@ -26,8 +26,9 @@ class _Watched:
     """Which weights pass their gradients on masked, and when each was last zeroed; a copy has yet to begin."""
 
     def __init__(self) -> None:
-        self.versions: dict[str, int] = {}
-        self.hooked: set[str] = set()
+        self.zeroed: dict[str, tuple[int, int]] = {}
+        """A weight's version, and the gradients that it had got by then."""
+        self.gradients: dict[str, Gradients | None] = {}
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Watched:
         return _Watched()
@@ -76,7 +77,7 @@ class Masks(nn.Module):
         self._weights = {name: weights[name] for name in masks}
         for name, mask in masks.items():
             self.register_buffer(_key(name), mask.to(weights[name].device, torch.bool).clone())
-        self._watched.versions.clear()
+        self._watched.zeroed.clear()
         self.enforce()
 
     def by_name(self) -> dict[str, Tensor]:
@@ -94,26 +95,27 @@ class Masks(nn.Module):
         if torch.compiler.is_compiling():  # what is compiled reads weights that were written to outside
             return
         for name, weight in self._weights.items():
-            if name not in self._watched.hooked:
+            if name not in self._watched.gradients:
                 self._hook(name, weight)
-            version = -1 if weight.is_inference() else weight._version
-            if version < 0 or self._watched.versions.get(name) != version:
+            gradients, last = self._watched.gradients[name], self._watched.zeroed.get(name, (-1, -1))
+            written = weight.is_inference() or weight._version != last[0]
+            stepped = gradients is None or weight.grad is not None or gradients.count != last[1]
+            if written or stepped:
                 with torch.no_grad():
-                    weight.mul_(self._mask(name))
-                self._watched.versions[name] = -1 if weight.is_inference() else weight._version
+                    # of a step that may not have been, autograd is not told: it may need the weight as it is
+                    (weight if written else weight.data).mul_(self._mask(name))
+                version = -1 if weight.is_inference() else weight._version
+                count = -1 if gradients is None or weight.grad is not None else gradients.count
+                self._watched.zeroed[name] = version, count
 
     def _hook(self, name: str, weight: nn.Parameter) -> None:
-        """Masks the weight's gradient."""
+        """Masks the weight's gradient, and counts it."""
 
         def masked(gradient: Tensor) -> Tensor | None:
             return gradient * self._mask(name) if name in self._weights else None
 
-        watch(weight)
-        asked = weight.requires_grad
-        weight.requires_grad_(True)  # torch takes hooks of no others
-        weight.register_hook(masked)
-        weight.requires_grad_(asked)
-        self._watched.hooked.add(name)
+        hook(weight, masked)
+        self._watched.gradients[name] = gradients_of(weight)
 
     def _mask(self, name: str) -> Tensor:
         found: Tensor = self._buffers[_key(name)]  # type: ignore[assignment]

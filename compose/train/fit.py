@@ -143,6 +143,7 @@ def fit(
             if on_step is not None:
                 on_step(done, total, value)
         losses.append(summed / len(steps))
+    optimizer.zero_grad()
     model.eval()
     return History(tuple(losses), done, time.perf_counter() - start)
 

@@ -105,12 +105,14 @@ class Folds:
         for kept in self._kept:
             if kept.fits(shape, sources):
                 return cast(Made, kept.products)  # a cache has one owner, and so one kind of products
+        tracked = not any(source.is_inference() for source in sources)  # these count no versions
+        watched = tuple(Watched.of(source) for source in sources) if tracked else ()
         # leaving inference mode: products made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
             built = build()
             made = type(built)(*(None if one is None else one.detach() for one in built))  # type: ignore[arg-type]
-        if not any(source.is_inference() for source in sources):  # these count no versions
-            new = Kept(shape, tuple(Watched.of(source) for source in sources), made)
+        if tracked:
+            new = Kept(shape, watched, made)
             alive = [kept for kept in self._kept if all(seen.unchanged() for seen in kept.watched)]
             self._kept = (new, *alive[: self.size - 1])
         return made

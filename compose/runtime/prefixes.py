@@ -159,12 +159,11 @@ def _adapter(site: _CoreRun, bound: BoundOperation) -> _Value:
 def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     """The weighted sum of what the children add; compilation saw to it that all add the same number."""
     value = site.registers[bound.inputs[0]]
-    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
     children = [site.registers[register].prefix for register in bound.inputs[1:]]
     own = children[0].length - value.prefix.length
     base = value.prefix.preceded_by(value.prefix.states.new_zeros((2, 1, own, value.prefix.states.shape[3]))).states
     states = base
-    for child, weight in zip(children, weights, strict=True):
+    for child, weight in zip(children, bound.operation.weights, strict=True):
         states = states + weight * (child.states - base)
     return value._replace(prefix=children[0]._replace(states=states))
 

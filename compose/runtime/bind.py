@@ -50,6 +50,11 @@ class BoundStep:
     operations: tuple[BoundOperation, ...]
     outputs: tuple[int, ...]
 
+    @property
+    def parts(self) -> list[Part]:
+        """The weights of each adapter, where all operations are adapters or increments."""
+        return [operation.part for operation in self.operations if operation.part is not None]
+
 
 @dataclass(frozen=True)
 class BoundProgram:

@@ -133,9 +133,8 @@ def _over_each_other(prefixes: Sequence[Prefix], rows: int) -> Prefix:
     """The prefixes of several classes of rows, padded to the longest."""
     padded = _alike(prefixes)
     states = torch.cat([prefix.expanded(rows).states for prefix in padded], dim=1)
-    if padded[0].visible is None:
-        return Prefix(states)
-    return Prefix(states, torch.cat([prefix.visible.expand(rows, -1) for prefix in padded]))  # type: ignore[union-attr]
+    visible = [prefix.visible.expand(rows, -1) for prefix in padded if prefix.visible is not None]
+    return Prefix(states, torch.cat(visible) if visible else None)
 
 
 def _alike(prefixes: Sequence[Prefix]) -> list[Prefix]:

@@ -57,7 +57,7 @@ class Acts:
             return f"{form}fuse {operation.name} ({candidates})"
         if operation.kind == "average":
             return f"average ({', '.join(texts)})"
-        if operation.kind in ("join", "fill"):
+        if operation.kind == "join":
             pairs = zip(operation.selectors, texts, strict=True)
             return f"({', '.join(f'{_selector(selector)}: {text}' for selector, text in pairs)})"
         return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from compose.graph.graph import Graph, Operation
 from compose.specs import EMBED, STATES
 
-SHOWN = frozenset({"adapter", "increment", "fuse", "mixture", "average", "sum", "split", "join", "fill"})
+SHOWN = frozenset({"adapter", "increment", "fuse", "mixture", "average", "sum", "split", "join"})
 NAMED = frozenset({"adapter", "increment", "fuse", "mixture"})
 
 

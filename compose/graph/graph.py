@@ -73,7 +73,7 @@ class Operation(NamedTuple):
 
     @property
     def selectors(self) -> tuple[Selector, ...]:
-        """Of a `split`: what it takes, as the only one; of a `join` or `fill`: where each piece goes."""
+        """Of a `split`: what it takes, as the only one; of a `join`: where each piece goes."""
         return cast("tuple[Selector, ...]", self.detail)
 
     @property
@@ -109,7 +109,6 @@ KINDS: dict[str, str] = {
     "sum": "weighted sum of increments; inputs: the increments; detail: (weights,)",
     "split": "the rows or tokens of a value that a selector takes; detail: (selector,)",
     "join": "pieces put back into a value; inputs: the value, pieces; detail: their selectors",
-    "fill": "pieces put into zeros; inputs: the value, pieces; detail: their selectors",
     "dropped": "nothing: what would act here was dropped; input: a value",
     "close": "a value closed into a state; detail: (who closes,)",
     "head": "a task's output; input: the last states; detail: (branch, task, selectors)",

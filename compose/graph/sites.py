@@ -255,17 +255,6 @@ class SiteBuilder:
         inputs, detail = self._candidates(fuse, node, acting[-1])
         return self._add("mixture", inputs, name=own_name(fuse) or "", detail=detail)
 
-    def _cut_increment(self, block: Cut, node: int, shared: str) -> int:
-        if not self.acting(block):
-            return ZERO if self._is_candidate(block) else ABSENT
-        inputs, selectors = [node], []
-        for selector, child in pieces(block):
-            if self.acting(child):
-                part = self.increment(child, self._add("split", [node], detail=(selector,)), shared)
-                inputs.append(part)
-                selectors.append(selector)
-        return self._add("fill", inputs, detail=tuple(selectors))
-
     def _candidates(self, fuse: Fuse, node: int, last: str) -> tuple[list[int], tuple[object, ...]]:
         found = [self.increment(child, node, last) for child in fuse.children]
         if self.vocabulary.fusions[own_name(fuse) or ""].by_place:
@@ -317,12 +306,10 @@ _ACTS: dict[type, Callable[..., Result]] = {
     BatchSplit: SiteBuilder._cut,
     Route: SiteBuilder._cut,
 }
+# Blocks that cut a value up stand in no Fuse any more; see `hoist`.
 _INCREMENTS: dict[type, Callable[..., int]] = {
     Stack: SiteBuilder._stack_increment,
     Drop: SiteBuilder._drop_increment,
     Fuse: SiteBuilder._mixture,
     Average: SiteBuilder._average_increment,
-    Split: SiteBuilder._cut_increment,
-    BatchSplit: SiteBuilder._cut_increment,
-    Route: SiteBuilder._cut_increment,
 }

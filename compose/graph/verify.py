@@ -15,7 +15,7 @@ VALUES = frozenset(
     {"norm", "linear", "part", "embedded", "layer", "states", "adapter", "fuse", "average", "split", "join", "dropped"}
 )
 """Kinds that give a value at a site."""
-INCREMENTS = frozenset({"increment", "mixture", "sum", "fill"})
+INCREMENTS = frozenset({"increment", "mixture", "sum"})
 """Kinds that give an increment at a site."""
 FUSIONS = frozenset({"fuse", "mixture"})
 PLACES = {
@@ -119,7 +119,7 @@ class _Verifier:
         legal: list[Collection[str]]
         if operation.kind in ("embed", "embedded", "fork", "norm", "linear", "part", "layer", "states", "head"):
             legal = [STATES, *[VALUES] * (len(kinds) - 1)]
-        elif operation.kind in (*FUSIONS, "fill"):
+        elif operation.kind in FUSIONS:
             legal = [VALUES, *[INCREMENTS] * (len(kinds) - 1)]
         elif operation.kind == "adapter":
             legal = [VALUES, {"increment"}]
@@ -318,6 +318,6 @@ def _arity(operation: Operation) -> set[int]:
         return {1 + len(operation.weights)}
     if operation.kind == "sum":
         return {len(operation.weights)}
-    if operation.kind in ("join", "fill"):
+    if operation.kind == "join":
         return {1 + len(operation.selectors)}
     return {1}

@@ -104,7 +104,7 @@ def _bind(
             fusion = modules.fusions[operation.name].part(operation.layer, operation.site)
             key = (operation.layer, operation.site, output)
             return BoundOperation(operation, inputs, fusion=fusion, shared=part(operation.prepared_by), fold=key)
-        case "split" | "join" | "fill":
+        case "split" | "join":
             before = chains[inputs[0]]
             selected = tuple((*before, selector) for selector in operation.selectors)
             return BoundOperation(operation, inputs, chains=selected)

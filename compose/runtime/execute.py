@@ -199,15 +199,15 @@ def _take(tensor: Tensor, dimension: int, index: slice | Tensor) -> Tensor:
     return tensor.index_select(dimension, index)
 
 
-def _put(site: SiteRun, bound: BoundOperation, base: Tensor, into: Tensor) -> Tensor:
-    """Pieces put into one copy of `into`; `base` has the shape that selectors refer to."""
+def _put(site: SiteRun, bound: BoundOperation, into: Tensor) -> Tensor:
+    """Pieces put into one copy of `into`."""
     dimensions, indices, pieces = set(), [], []
     for chain, register in zip(bound.chains, bound.inputs[1:], strict=True):
-        piece = site.registers[register]
-        dimension, index = site.select(chain, base)
+        piece: Value = site.registers[register]
+        dimension, index = site.select(chain, into)
         dimensions.add(dimension)
-        indices.append(places(index, base.device))
-        pieces.append((piece.y if isinstance(piece, Value) else piece).to(into.dtype))
+        indices.append(places(index, into.device))
+        pieces.append(piece.y.to(into.dtype))
     (dimension,) = dimensions  # of one block: all rows or all tokens
     return into.index_copy(dimension, torch.cat(indices), torch.cat(pieces, dimension))
 
@@ -217,12 +217,7 @@ def _join(site: SiteRun, bound: BoundOperation) -> Value:
     pieces: list[Value] = [site.registers[register] for register in bound.inputs[1:]]
     if differ(value, pieces):
         return longer_join(value, pieces, [site.select(chain, value.y)[1] for chain in bound.chains])
-    return value._replace(y=_put(site, bound, value.y, value.y))
-
-
-def _fill(site: SiteRun, bound: BoundOperation) -> Tensor:
-    value: Value = site.registers[bound.inputs[0]]
-    return _put(site, bound, value.y, torch.zeros_like(value.y))
+    return value._replace(y=_put(site, bound, value.y))
 
 
 def _dropped(site: SiteRun, bound: BoundOperation) -> Value:
@@ -254,7 +249,6 @@ HANDLERS: dict[str, Callable[[SiteRun, BoundOperation], Any]] = {
     "sum": _sum,
     "split": _split,
     "join": _join,
-    "fill": _fill,
     "dropped": _dropped,
     "close": _close,
 }

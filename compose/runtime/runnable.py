@@ -204,14 +204,21 @@ class RunnablePlan:
     ) -> dict[str, dict[int, dict[str, Tensor]]]:
         """The weights that fusions give their candidates: `{fusion: {layer: {site: weights}}}`.
 
-        Weights are [rows, tokens, candidates]; rows of several branches follow each other. Of a fusion that scales
-        they are the means of each child's scales, the same for all tokens.
+        Weights are [rows, tokens, candidates]; rows of several branches follow each other, and so do those of the
+        pieces where a Route or BatchSplit stands in or around a Fuse. Of a fusion that scales they are the means of
+        each child's scales, the same for all tokens.
+
+        Raises:
+            InputError: a Split gives pieces of a fusion different numbers of tokens.
         """
         attention: dict[tuple[str, int, str], list[Tensor]] = {}
         with torch.no_grad():
             self._run(self._bindings.get(False, None), inputs, route, attention)
         found: dict[str, dict[int, dict[str, Tensor]]] = {}
         for (name, layer, site), weights in sorted(attention.items()):
+            if len({piece.shape[1] for piece in weights}) > 1:
+                what = f"the fusion '{name}' weighs spans of different lengths at layer {layer}, {site}"
+                raise InputError(what, hint="ask for it in an expression without Split")
             found.setdefault(name, {}).setdefault(layer, {})[site] = torch.cat(weights)
         return found
 

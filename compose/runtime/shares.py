@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from compose.dsl import Block, Expression, Fuse, own_name, to_text, walk
+from compose.dsl import Block, Expression, Fuse, fuses, own_name, to_text, walk
 from compose.errors import InputError
+from compose.graph.pieces import Cut
 from compose.runtime.batches import batches, default_tokens
 from compose.runtime.texts import batch_of, check, encode, longest
 
@@ -45,17 +46,17 @@ def fusion_shares(plan: RunnablePlan, fuse: Fuse, data: Sequence[Any]) -> list[S
     sums: dict[tuple[int, str], Tensor] = {}
     counts: dict[tuple[int, str], int] = {}
     name = own_name(fuse) or ""
+    if _is_cut_up(plan.expression, name):
+        raise InputError(
+            f"the fusion '{name}' does not see all rows and tokens of the batch",
+            hint="measure it in an expression without Route, Split and BatchSplit in or around it",
+        )
     for batch in _batches(plan.model, data):
         for layer, sites in plan.fusion_attention(**batch).get(name, {}).items():
             mask = _mask(plan.model, batch, layer)
             for site, weights in sites.items():
                 present = torch.ones(weights.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
                 values = weights.double().cpu()
-                if values.shape[1] != present.shape[1] or len(values) % len(present):
-                    raise InputError(
-                        f"the fusion '{name}' does not see all rows and tokens of the batch",
-                        hint="measure it in an expression without Route, Split and BatchSplit around it",
-                    )
                 # One that stands in several branches answers for the batch several times.
                 total = values.reshape(-1, *present.shape, values.shape[-1]).mean(0)[present].sum(0)
                 if not torch.isfinite(total).all():
@@ -95,6 +96,13 @@ def child_names(fuse: Fuse) -> tuple[str, ...]:
         name = own_name(child) or to_text(child)
         names.append(name if name not in names else f"{name} ({len(names)})")
     return tuple(names)
+
+
+def _is_cut_up(expression: Expression, name: str) -> bool:
+    """Whether a fusion runs on pieces of the batch: what cuts it up stands in one of its Fuses, or around it."""
+    inside = (node for fuse in fuses(expression) if own_name(fuse) == name for _, node in walk(fuse))
+    around = (node for _, node in walk(expression) if any(own_name(fuse) == name for fuse in fuses(node)))
+    return any(isinstance(node, Cut) for node in (*inside, *around))
 
 
 def _counts(model: Model, child: Expression, layer: int, site: str) -> bool:

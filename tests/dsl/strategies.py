@@ -94,12 +94,12 @@ class Grower:
             return Drop(child(budget, parallel=parallel), **self.dropped())
         if kind == "Fuse":
             outside, self.names = self.names, self.fusible
-            children = [child(share, rowwise=False) for share in shares]
+            children = [child(share) for share in shares]
             self.names = outside
             named = own_name(Fuse(*children)) is not None and self.draw(st.booleans())
             return Fuse(*children) if named else Fuse(*children, name="fused")
         if kind == "Average":
-            children = [child(share, rowwise=False) for share in shares]
+            children = [child(share) for share in shares]
             normalize = self.draw(st.booleans())
             weight = st.floats(0.1, 2.0) if normalize else st.just(0.0) | st.floats(-1.0, 2.0)
             weights = st.lists(weight, min_size=len(shares), max_size=len(shares))
@@ -108,7 +108,7 @@ class Grower:
             total = tokens if kind == "Split" else rows
             sizes, spans = self.sizes(total, len(shares))
             if kind == "Split":
-                children = [child(s, tokens=span, rowwise=False) for s, span in zip(shares, spans)]  # noqa: B905
+                children = [child(s, tokens=span) for s, span in zip(shares, spans)]  # noqa: B905
                 return Split(*children, sizes=sizes)
             children = [child(s, rows=span) for s, span in zip(shares, spans)]  # noqa: B905
             return BatchSplit(*children, sizes=sizes)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from compose.dsl import (
     Average,
+    BatchSplit,
     Drop,
     Expression,
     Fuse,
@@ -131,6 +132,7 @@ def test_most_of_what_is_drawn_has_a_meaning() -> None:
                 Average("three", "five"),
                 Average("three", "three", normalize=False, weights=[1, 1]),
                 Parallel(t=Route(u="a", v="b")),
+                Fuse(BatchSplit("a", "b", sizes=[1, 3]), BatchSplit("a", "b", sizes=[2, 2]), name="cut"),
             ),
             REFUSALS,
             strict=True,

@@ -124,6 +124,7 @@ REFUSALS = (
     "children of this Average make rows longer in different ways",
     "weights of this Average of prompts do not add up to 1",
     "names nothing",
+    "cut it up in different ways",
 )
 """All that a drawn expression may be refused for when it is compiled."""
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import compose
 from compose.dsl import Average, BatchSplit, Drop, Expression, Fuse, Parallel, Route, Split, Stack
-from compose.errors import RegistryError
+from compose.errors import InputError, RegistryError
 from compose.heads.output import MultiHeadOutput
 from compose.runtime.model import Model
 from tests import tiny
@@ -342,6 +342,17 @@ def test_fusion_attention() -> None:
     torch.testing.assert_close(
         model.plan(Fuse("a", "b"), ["fold"]).fusion_attention(**inputs)["a,b"][1]["ffn"], found["a,b"][1]["ffn"]
     )
+
+
+def test_fusion_attention_of_pieces() -> None:
+    model, inputs = model_of(), tiny.inputs("bert", 4)
+    found = model.plan('Fuse("a", Route(t="b", u="a"), name="a,b")').fusion_attention(
+        **inputs, route=["u", "t", "u", "t"]
+    )
+    alone = model.plan(Fuse("a", "b")).fusion_attention(**inputs)["a,b"][0]["ffn"]
+    torch.testing.assert_close(found["a,b"][0]["ffn"][:2], alone[[1, 3]])
+    with pytest.raises(InputError, match="spans of different lengths"):
+        model.plan('Split(Fuse("a", "b"), Fuse("b", "a", name="a,b"), sizes=[1, None])').fusion_attention(**inputs)
 
 
 def test_fusion_attention_of_several() -> None:

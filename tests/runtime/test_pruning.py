@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import compose
-from compose.dsl import Fuse, Parallel, Stack
+from compose.dsl import BatchSplit, Fuse, Parallel, Split, Stack
 from compose.errors import ComposeError, ConfigError, ExpressionError, InputError, RegistryError
 from compose.runtime.model import Model
 from compose.runtime.pruning import prune_fusion
@@ -134,6 +134,12 @@ def test_data_that_can_be_read_once() -> None:
         ({"fuse": "a"}, ExpressionError, "is no Fuse with a name"),
         ({"fuse": Fuse("a", "b")}, RegistryError, "there is no fusion 'a,b'"),
         ({"expression": Stack("a", "b")}, ExpressionError, "does not stand in"),
+        ({"expression": Split(WHOLE, "a", sizes=[2, None])}, InputError, "does not see all rows and tokens"),
+        (
+            {"expression": Parallel(x=WHOLE, y=Fuse(BatchSplit("a", "b", sizes=[1, None]), name="a,b,c,d"))},
+            InputError,
+            "does not see all rows and tokens",
+        ),
         ({"into": "a,b,c,d"}, RegistryError, "'a,b,c,d' is there already"),
         ({"into": "not legal"}, ComposeError, "not legal"),
     ],

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compose.dsl import Expression
+from compose.dsl import Expression, Route
 from compose.methods.presets import PRESETS
 from compose.runtime.model import Model
 from tests import tiny
+from tests.laws.worlds import close
 
 TEXT = tuple(name for name in tiny.CONFIGS if name != "vit")
 ROWS, TOKENS = 2, 8
@@ -87,6 +88,18 @@ def out(made: Model, expression: Expression, inputs: dict[str, Tensor] | None = 
     given = batch(made.spec.architecture) if inputs is None else inputs
     with torch.no_grad():
         return made.plan(expression).states(**given, **options).last_hidden_state
+
+
+def each_row_to_its_task(made: Model) -> None:
+    """Asserts it of tasks a and b: each row goes through its task's adapter, and to its head of another size."""
+    head(made, "a", labels=2)
+    head(made, "b", labels=5)
+    inputs = batch(padded=True)
+    with torch.no_grad():
+        found = made.plan(Route(a="a", b="b"))(**inputs, route=["b", "a"])
+        for task, place in (("a", 1), ("b", 0)):
+            assert found[task].rows.tolist() == [place]
+            close(found[task].logits, made.plan(task)(**row(inputs, place))[task].logits)
 
 
 def row(inputs: dict[str, Tensor], *rows: int) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from compose.io import detect
 from compose.train.fit import Settings, fit
 from compose.train.rows import RowGroup
 from tests import tiny
-from tests.defects.cases import METHODS, batch, differ, fusion, head, model, out, row
+from tests.defects.cases import METHODS, batch, differ, each_row_to_its_task, fusion, head, model, out, row
 from tests.heads import texts
 from tests.laws.worlds import close
 
@@ -59,14 +59,7 @@ def test_a_scoped_parallel() -> None:
 def test_routed_heads(method: str) -> None:
     """Case 4: each row goes to its task's head; heads differ in size, outputs are found by name."""
     made = model(a=method, b=method)
-    head(made, "a", labels=2)
-    head(made, "b", labels=5)
-    inputs = batch(padded=True)
-    with torch.no_grad():
-        found = made.plan(Route(a="a", b="b"))(**inputs, route=["b", "a"])
-        close(found["a"].logits, made.plan("a")(**row(inputs, 1))["a"].logits)
-        close(found["b"].logits, made.plan("b")(**row(inputs, 0))["b"].logits)
-    assert found["a"].rows.tolist() == [1] and found["b"].rows.tolist() == [0]
+    each_row_to_its_task(made)
 
 
 FEED_FORWARD = {"intermediate_lora": True, "output_lora": True}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from compose.dsl import fuses, own_name, parse
 from compose.runtime.model import Model
 from compose.runtime.runnable import RunnablePlan
 from tests import tiny
+from tests.counting import flops
 
 ROWS, TOKENS, LAYERS = 3, 16, 4
 
@@ -83,9 +83,7 @@ def counted(plan: RunnablePlan, batch: dict[str, torch.Tensor], **options: Any) 
     call = plan if None not in plan.tasks else plan.states
     with torch.no_grad():
         call(**batch, **options)
-        with FlopCounterMode(display=False) as counter:
-            call(**batch, **options)
-    return int(counter.get_total_flops())
+    return flops(call, **batch, **options)
 
 
 @pytest.mark.parametrize(("architecture", "text"), CASES)

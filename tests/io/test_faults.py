@@ -8,7 +8,6 @@ import os
 import pickle
 import random
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from compose.errors import FileError
-from compose.io import load_adapter, save_adapter
+from compose.io import load_adapter, save_adapter, weights
 from compose.io.jsonfile import parse_json
 from compose.io.weights import dump_weights, load_torch_file, load_weights
 from tests.io.folders import adapter
@@ -113,13 +112,12 @@ def test_duplicate_tensors() -> None:
         load_weights(container(twice, b"1234"), "x")
 
 
-def test_very_many_tensors_are_refused_at_once() -> None:
+def test_very_many_tensors_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     one = json.dumps(entry([0], 0, 0))
     header = "{" + ",".join(f'"{index}":{one}' for index in range(300_000)) + "}"
-    start = time.monotonic()
+    monkeypatch.setattr(weights, "parse_json", lambda *_: pytest.fail("so many objects would fill the memory"))
     with pytest.raises(FileError, match="more than 100,000 tensors"):
         load_weights(container(header.encode()), "x")
-    assert time.monotonic() - start < 2
 
 
 def test_values_that_are_not_finite() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import tracemalloc
 from typing import Any
 
@@ -17,6 +16,7 @@ from compose.graph.sites import Vocabulary
 from compose.methods.registry import make_config
 from compose.runtime.model import Model
 from tests import tiny
+from tests.counting import calls
 from tests.graph.test_exact_flops import bert_base
 from tests.graph.vocabularies import backbone
 
@@ -31,25 +31,6 @@ def with_adapters(count: int) -> Model:
     for name in ("a0", "a1", "a0,a1"):
         model.add_head(name, "classification", labels=3)
     return model
-
-
-def calls(function: Any, *args: Any, **kwargs: Any) -> int:
-    """How many functions a call calls, Python's and C's; the second time, when all is warm."""
-    function(*args, **kwargs)
-    count = 0
-
-    def seen(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    gc.disable()  # a collection calls who asked to be told of it, and finalizers
-    sys.setprofile(seen)
-    try:
-        function(*args, **kwargs)
-    finally:
-        sys.setprofile(None)
-        gc.enable()
-    return count
 
 
 @pytest.mark.parametrize("expression", ["a0", Parallel("a0", Fuse("a0", "a1")), Parallel("a0", Drop("a1", first=1))])

@@ -163,10 +163,9 @@ def added_tokens(program: SiteProgram | None) -> tuple[int, int]:
     added = dict.fromkeys(range(program.classes), (0, 0))
     for step in program.steps:
         for operation, inputs, output in zip(step.operations, step.inputs, step.outputs, strict=True):
-            own: int = operation.detail[0] if operation.kind == "adapter" and operation.detail else 0  # type: ignore[assignment]
             # An Average of prompts is of equal ones, which its own input has not met.
             read = inputs[1:] if operation.kind == "average" else inputs
             least, most = zip(*(added[register] for register in read), strict=True)
-            added[output] = own + min(least), own + max(most)
+            added[output] = operation.added_tokens + min(least), operation.added_tokens + max(most)
     least, most = zip(*(added[register] for register in program.results), strict=True)
     return min(least), max(most)

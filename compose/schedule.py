@@ -278,12 +278,11 @@ class _Scheduler:
         return node
 
     def _closing(self, close: int | None) -> Closing:
-        return "backbone" if close is None else self.graph.operation(close).detail[0]  # type: ignore[return-value]
+        return "backbone" if close is None else self.graph.operation(close).closing
 
     def _output(self, node: int) -> Output:
         operation = self.graph.operation(node)
-        branch, task, rows = operation.detail
-        return Output(task, operation.name or None, branch, rows)  # type: ignore[arg-type]
+        return Output(operation.task, operation.name or None, operation.branch, operation.rows)
 
 
 def _gathered(earlier: dict[int, tuple[int, ...]], sources: Sequence[int]) -> dict[int, tuple[int, ...]]:

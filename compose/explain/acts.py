@@ -52,15 +52,14 @@ class Acts:
             return operation.name
         if operation.kind in ("fuse", "mixture"):
             given = iter(texts)
-            slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
-            candidates = ", ".join(next(given) if slot else "None" for slot in slots)
+            candidates = ", ".join(next(given) if slot else "None" for slot in operation.slots)
             form = f"{operation.form} " if operation.form else ""
             return f"{form}fuse {operation.name} ({candidates})"
         if operation.kind == "average":
             return f"average ({', '.join(texts)})"
         if operation.kind == "join":
-            pairs = zip(operation.detail, texts, strict=True)
-            return f"({', '.join(f'{_selector(selector)}: {text}' for selector, text in pairs)})"  # type: ignore[arg-type]
+            pairs = zip(operation.selectors, texts, strict=True)
+            return f"({', '.join(f'{_selector(selector)}: {text}' for selector, text in pairs)})"
         return ""
 
 

@@ -176,9 +176,9 @@ def _site_cost(program: SiteProgram, vocabulary: Vocabulary, batch: _Batch, toke
             extent = extents[inputs[0]]
             cost += operation_cost(operation, [made.get(register) for register in inputs], extent, vocabulary)
             if operation.kind == "split":
-                extent = piece(operation.detail[0], extent, batch.tasks)  # type: ignore[arg-type]
-            if operation.kind == "adapter" and operation.detail:
-                extent = extent._replace(tokens=extent.tokens + operation.detail[0])  # type: ignore[operator]
+                extent = piece(operation.selectors[0], extent, batch.tasks)
+            if operation.changes_tokens:
+                extent = extent._replace(tokens=extent.tokens + operation.added_tokens)
             elif operation.kind in ("join", "average"):
                 extent = extent._replace(tokens=max(extents[register].tokens for register in inputs))
             extents[output], made[output] = extent, operation

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from itertools import product
 
 from compose.dsl import Average, Block, Drop, Expression, Split, Stack, leaves
+from compose.errors import Problem
 from compose.graph.sites import Vocabulary, is_dropped, weighed
-
-Problems = Iterator[tuple[str, dict[str, object]]]
-"""What is wrong, and further fields of a `Problem`."""
 
 _Key = tuple[int, str]
 
@@ -29,7 +27,7 @@ def virtual_tokens(expression: Expression, key: _Key, vocabulary: Vocabulary) ->
     return frozenset({0 if part is None else part.rank})
 
 
-def core_problems(node: Expression, vocabulary: Vocabulary) -> Problems:
+def core_problems(node: Expression, vocabulary: Vocabulary) -> Iterator[Problem]:
     """What an Average or a Split of prefixes lacks; all its adapters are known."""
     if not isinstance(node, Average | Split):
         return
@@ -38,22 +36,18 @@ def core_problems(node: Expression, vocabulary: Vocabulary) -> Problems:
         numbers = [virtual_tokens(child, key, vocabulary) for child in children]
         given = frozenset().union(*numbers)
         if isinstance(node, Split) and given != {0}:
-            yield (
+            yield Problem(
                 "a prefix acts in this Split",
-                {
-                    "why": f"its virtual tokens, at layer {key[0]}, site '{key[1]}', are seen by all tokens of a row",
-                    "hint": "BatchSplit or Route, which give it to whole rows, or Parallel",
-                },
+                why=f"its virtual tokens, at layer {key[0]}, site '{key[1]}', are seen by all tokens of a row",
+                hint="BatchSplit or Route, which give it to whole rows, or Parallel",
             )
             return
         if isinstance(node, Average) and len(given) > 1:
             listed = " and ".join(map(str, sorted(given)))
-            yield (
+            yield Problem(
                 f"the children of this Average have {listed} virtual tokens at layer {key[0]}, site '{key[1]}'",
-                {
-                    "why": "the keys and values of prefixes are averaged token by token",
-                    "hint": "prefixes of one prefix_length at the same layers, or Stack, which joins them",
-                },
+                why="the keys and values of prefixes are averaged token by token",
+                hint="prefixes of one prefix_length at the same layers, or Stack, which joins them",
             )
             return
 
@@ -69,9 +63,7 @@ def _cores(node: Expression, vocabulary: Vocabulary) -> list[_Key]:
     return sorted(key for key in keys if vocabulary.backbone.site(*key).kind == "core")
 
 
-def counting_problems(
-    expression: Expression, vocabulary: Vocabulary
-) -> Iterator[tuple[Expression, str, dict[str, str]]]:
+def counting_problems(expression: Expression, vocabulary: Vocabulary) -> Iterator[tuple[Expression, Problem]]:
     """Prefixes of which some move the tokens that they stand before and some do not: the block, and what is wrong."""
     found: dict[bool, str] = {}
     for name in leaves(expression):
@@ -81,9 +73,9 @@ def counting_problems(
     if len(found) > 1:
         yield (
             expression,
-            f"the virtual tokens of '{found[True]}' are counted, those of '{found[False]}' are not",
-            {
-                "why": f"in '{vocabulary.backbone.architecture}' an attention has one way to count for all rows",
-                "hint": "prefixes with the same `counted`",
-            },
+            Problem(
+                f"the virtual tokens of '{found[True]}' are counted, those of '{found[False]}' are not",
+                why=f"in '{vocabulary.backbone.architecture}' an attention has one way to count for all rows",
+                hint="prefixes with the same `counted`",
+            ),
         )

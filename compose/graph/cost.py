@@ -148,8 +148,7 @@ def _fusion(
     square = width * width
     query, key, value = (square * has for has in (spec.query, spec.key, spec.value))
     if not operation.form:
-        slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
-        count = len(slots)
+        count = len(operation.slots)
         return Cost((query + count * (key + value + 2 * width)) * tokens, query + key + value)
     factored = [source for source in sources if source is not None and source.form == "low_rank"]
     columns = sum(_columns(_part(source, vocabulary)) for source in factored)

@@ -93,11 +93,11 @@ def picture(graph: Graph) -> list[Box]:
 def _title(operation: Operation) -> str:
     """What a box outside the layers is called, empty for one inside."""
     if operation.kind == "embed":
-        return f"{operation.detail[0]} input" if operation.detail else "input"
+        return f"{operation.stack} input" if operation.stack else "input"
     if operation.kind == "fork":
-        return f"branch {operation.detail[0]}"
+        return f"branch {operation.branch}"
     if operation.kind == "head":
-        return "output" if operation.detail[1] is None else f"head {operation.detail[1]}"
+        return "output" if operation.task is None else f"head {operation.task}"
     return ""
 
 

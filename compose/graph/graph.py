@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import networkx as nx
 
 from compose.dsl import Expression
+from compose.graph.pieces import Selector
+from compose.specs import Closing
 
 
 class Operation(NamedTuple):
     """What a node computes from its inputs. A tuple, because passes hash every one of them.
+
+    The properties read what `detail` holds for some kinds, as `KINDS` says; other kinds do not have them.
 
     Args:
         kind: a row of `KINDS`.
@@ -32,9 +36,64 @@ class Operation(NamedTuple):
     form: str = ""
     group: int = -1
 
+    @property
+    def stack(self) -> str:
+        """Of an `embed`: the stack that is entered, empty for the first."""
+        return cast(str, self.detail[0]) if self.detail else ""
+
+    @property
+    def branch(self) -> int:
+        """Of a `fork`: whose copy it makes; of a `head`: whose states it reads."""
+        return cast(int, self.detail[0])
+
+    @property
+    def changes_tokens(self) -> bool:
+        """Whether it is an `adapter` that adds tokens to rows, or moves those that they have."""
+        return self.kind == "adapter" and bool(self.detail)
+
+    @property
+    def added_tokens(self) -> int:
+        """How many tokens it adds to rows: 0 but for some adapters."""
+        return cast(int, self.detail[0]) if self.changes_tokens else 0
+
+    @property
+    def prepared_by(self) -> str:
+        """Of an `increment`, `fuse` or `mixture`: the adapter whose options prepare its input."""
+        return cast(str, self.detail[0])
+
+    @property
+    def slots(self) -> tuple[bool, ...]:
+        """Of a `fuse` or `mixture`: for each candidate whether it is an input; the others add nothing."""
+        return cast("tuple[bool, ...]", self.detail[1])
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of an `average` or `sum`: what each of its children counts."""
+        return cast("tuple[float, ...]", self.detail[0])
+
+    @property
+    def selectors(self) -> tuple[Selector, ...]:
+        """Of a `split`: what it takes, as the only one; of a `join`: where each piece goes."""
+        return cast("tuple[Selector, ...]", self.detail)
+
+    @property
+    def closing(self) -> Closing:
+        """Of a `close`: who closes the site."""
+        return cast(Closing, self.detail[0])
+
+    @property
+    def task(self) -> str | None:
+        """Of a `head`: its output's name, if it has one."""
+        return cast("str | None", self.detail[1])
+
+    @property
+    def rows(self) -> tuple[Selector, ...]:
+        """Of a `head`: which of its branch's rows are its own."""
+        return cast("tuple[Selector, ...]", self.detail[2])
+
 
 KINDS: dict[str, str] = {
-    "embed": "what comes before a stack's layers; input: none, or the encoder's last states",
+    "embed": "what comes before a stack's layers; input: none, or the encoder's last states; detail: () or (stack,)",
     "fork": "a branch's own copy of a state; detail: (branch,)",
     "norm": "the output of a LayerNorm, before any adapter; input: a state",
     "linear": "what a linear map, or an attention's core, has before any adapter; inputs: a state, adapted LayerNorm",
@@ -49,7 +108,7 @@ KINDS: dict[str, str] = {
     "average": "weighted sum of results; inputs: the value, children; detail: (weights,)",
     "sum": "weighted sum of increments; inputs: the increments; detail: (weights,)",
     "split": "the rows or tokens of a value that a selector takes; detail: (selector,)",
-    "join": "pieces put back into a value; inputs: the value, pieces; detail: (selectors,)",
+    "join": "pieces put back into a value; inputs: the value, pieces; detail: their selectors",
     "dropped": "nothing: what would act here was dropped; input: a value",
     "close": "a value closed into a state; detail: (who closes,)",
     "head": "a task's output; input: the last states; detail: (branch, task, selectors)",

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compose.dsl import Average, BatchSplit, Block, Drop, Expression, Route, Split, walk
+from compose.errors import Problem
 from compose.graph.sites import Vocabulary, is_dropped
 
 Layout = tuple[object, ...]
 """What is put among the tokens of a row, in order."""
 
 
-def length_problems(expression: Expression, vocabulary: Vocabulary) -> Iterator[tuple[Expression, str, dict[str, str]]]:
-    """What is wrong with the lengths of rows: the block, the fault, and the fields of its problem."""
+def length_problems(expression: Expression, vocabulary: Vocabulary) -> Iterator[tuple[Expression, Problem]]:
+    """What is wrong with the lengths of rows: the block, and the problem with it."""
     if not lengthens(expression, vocabulary):
         return
     for _, node in walk(expression):
         if isinstance(node, Split):
             yield (
                 node,
-                "this Split cuts rows that a prompt makes longer",
-                {
-                    "why": "its sizes count tokens, and a prompt changes their number for all rows of the batch",
-                    "hint": "a Route or BatchSplit, or prefix tuning in the prompt's place",
-                },
+                Problem(
+                    "this Split cuts rows that a prompt makes longer",
+                    why="its sizes count tokens, and a prompt changes their number for all rows of the batch",
+                    hint="a Route or BatchSplit, or prefix tuning in the prompt's place",
+                ),
             )
         elif isinstance(node, Average):
             yield from _average_problems(node, vocabulary)
@@ -51,22 +52,25 @@ def layout_of(expression: Expression, vocabulary: Vocabulary) -> Layout:
     return (part.shape,) if part is not None and part.added_tokens else ()
 
 
-def _average_problems(average: Average, vocabulary: Vocabulary) -> Iterator[tuple[Expression, str, dict[str, str]]]:
+def _average_problems(average: Average, vocabulary: Vocabulary) -> Iterator[tuple[Expression, Problem]]:
     layouts = {layout_of(child, vocabulary) for child in average.children}
     if layouts == {()}:
         return
     if len(layouts) > 1:
         yield (
             average,
-            "the children of this Average make rows longer in different ways",
-            {
-                "why": "tokens are averaged one by one, so that all children need prompts of one length and place",
-                "hint": "prompts of equal prompt_length and combine, or a Parallel",
-            },
+            Problem(
+                "the children of this Average make rows longer in different ways",
+                why="tokens are averaged one by one, so that all children need prompts of one length and place",
+                hint="prompts of equal prompt_length and combine, or a Parallel",
+            ),
         )
     elif abs(sum(average.factors) - 1) > 1e-9:
         yield (
             average,
-            "the weights of this Average of prompts do not add up to 1",
-            {"why": "what is averaged has no value before the prompt to differ from", "hint": "normalize=True"},
+            Problem(
+                "the weights of this Average of prompts do not add up to 1",
+                why="what is averaged has no value before the prompt to differ from",
+                hint="normalize=True",
+            ),
         )

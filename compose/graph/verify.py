@@ -161,7 +161,7 @@ class _Verifier:
         key = (operation.layer, operation.site)
         adapters = [operation.name] if operation.kind in ACTING else []
         if operation.kind == "increment" or operation.kind in FUSIONS:
-            adapters.append(str(operation.detail[0]))
+            adapters.append(operation.prepared_by)
         for name in adapters:
             spec = self.vocabulary.adapters.get(name)
             if spec is None or key not in spec.by_site:
@@ -212,7 +212,7 @@ class _Verifier:
         if sorted(self.graph.outputs) != heads:
             yield f"the outputs are {self.graph.outputs}, the heads {heads}"
         for node in heads:
-            read: int = self.graph.operation(node).detail[0]  # type: ignore[assignment]
+            read = self.graph.operation(node).branch
             if states.get(read) != self.graph.inputs(node)[0]:
                 yield f"head {node} does not read the states of branch {read}"
 
@@ -308,17 +308,16 @@ def _names(sublayer: SubLayerSpec) -> set[str]:
 
 def _arity(operation: Operation) -> set[int]:
     """The legal numbers of inputs; those of a part depend on what acts on its linear maps."""
-    detail = operation.detail
     if operation.kind == "embed":
         return {0} if operation.layer < 0 else {1}
     if operation.kind in FUSIONS:
-        return {1 + sum(detail[1])}  # type: ignore[call-overload]
+        return {1 + sum(operation.slots)}
     if operation.kind in ("adapter", "linear"):
         return {1, 2}
     if operation.kind == "average":
-        return {1 + len(detail[0])}  # type: ignore[arg-type]
+        return {1 + len(operation.weights)}
     if operation.kind == "sum":
-        return {len(detail[0])}  # type: ignore[arg-type]
+        return {len(operation.weights)}
     if operation.kind == "join":
-        return {1 + len(detail)}
+        return {1 + len(operation.selectors)}
     return {1}

@@ -45,11 +45,12 @@ def _masks(records: Sequence[AdapterRecord], tensors: Mapping[str, Tensor]) -> d
 
 def _check_backbones(records: Sequence[AdapterRecord]) -> None:
     """Refuse adapters of different backbones, as far as they say which theirs is."""
-    known = [each for each in records if each.fingerprint is not None]
+    known = [(each.name, each.fingerprint) for each in records if each.fingerprint is not None]
     problems = [
-        Problem(problem.what, where=f"'{known[0].name}' and '{each.name}'", why="they are of different backbones")
-        for each in known[1:]
-        for problem in known[0].fingerprint.mismatch(each.fingerprint)  # type: ignore[union-attr,arg-type]
+        Problem(problem.what, where=f"'{first}' and '{name}'", why="they are of different backbones")
+        for first, print_of_first in known[:1]
+        for name, fingerprint in known[1:]
+        for problem in print_of_first.mismatch(fingerprint)
     ]
     if problems:
         raise FileError(problems)

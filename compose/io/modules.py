@@ -42,3 +42,7 @@ class BackboneModules(NamedTuple):
     words_only: bool = False
     rotary: Tensor | None = None
     tied: Tensor | None = None
+
+    def linear_at(self, path: str) -> tuple[int, tuple[str, ...]]:
+        """The layer and the sites of a linear map, under whichever of its names."""
+        return self.linears[path] if path in self.linears else self.older[path]

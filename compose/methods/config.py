@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeGuard
 
 from compose.errors import ConfigError, Problem
 from compose.specs import AdapterSpec, BackboneSpec
@@ -52,7 +52,7 @@ def option(default: Any, kind: Option) -> Any:
     return field(default=default, metadata={"option": kind})
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number (a bool is none), and one that a float can hold."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False

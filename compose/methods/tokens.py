@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,7 +44,23 @@ class Tokens(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         """The same of other rows."""
-        return Tokens(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
+        return Tokens.made_of(lambda tensors: change(tensors[0]), self)
+
+    @classmethod
+    def made_of(cls, combine: Callable[[Sequence[Tensor]], Tensor], *every: Tokens) -> Tokens:
+        """Those of several sets of rows in one, tensor by tensor; what one of them lacks, the result lacks."""
+
+        def combined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            given = [tensor for tensor in tensors if tensor is not None]
+            return combine(given) if len(given) == len(every) else None
+
+        return cls(
+            mask=combine([one.mask for one in every]),
+            places=combine([one.places for one in every]),
+            ends=combine([one.ends for one in every]),
+            seeing=combined([one.seeing for one in every]),
+            positions=combined([one.positions for one in every]),
+        )
 
     def longer(self, place: int, count: int, seeing: bool = False) -> Tokens:
         """With more tokens; positions move on.

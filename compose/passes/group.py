@@ -24,7 +24,7 @@ def group(graph: Graph, context: PassContext) -> Graph:
         if operation.kind in PLAIN:  # they have all rows, whatever is done to what they read
             here = []
         whole[node] = operation.kind in WHOLE and all(whole[source] for source in here)
-        whole[node] &= not (operation.kind == "adapter" and operation.detail)  # rows of several lengths from here on
+        whole[node] &= not operation.changes_tokens  # rows of several lengths from here on
         acts = operation.kind == "adapter"
         depth[node] = max((depth[source] for source in here), default=0) + (1 if acts else 0)
         if acts and whole[node] and len(inputs) == 1:

@@ -24,8 +24,7 @@ def _merge(graph: Graph) -> Graph:
     for node in graph:
         operation = graph.operation(node)
         if operation.kind == "fork":
-            branch: int = operation.detail[0]  # type: ignore[assignment]
-            operation = type(operation)("fork", detail=(stands_for[branch],))
+            operation = operation._replace(detail=(stands_for[operation.branch],))
         rewriter.intern(node, operation=operation)
     return rewriter.finish()
 
@@ -68,7 +67,7 @@ def _same_input(increment: Operation, context: PassContext) -> bool:
     Parts of one shape prepare their input alike, or they could not run as one grouped product.
     """
     shapes = {
-        context.vocabulary.adapters[str(name)].by_site[increment.layer, increment.site].shape
-        for name in (increment.name, increment.detail[0])
+        context.vocabulary.adapters[name].by_site[increment.layer, increment.site].shape
+        for name in (increment.name, increment.prepared_by)
     }
     return len(shapes) == 1

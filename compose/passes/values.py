@@ -25,7 +25,7 @@ def branch_numbers(graph: Graph) -> list[int]:
     branches: list[int] = []
     for _, operation, inputs in graph.nodes():
         if operation.kind == "fork":
-            branches.append(operation.detail[0])  # type: ignore[arg-type]
+            branches.append(operation.branch)
         else:
             branches.append(branches[inputs[0]] if inputs else -1)
     return branches

@@ -50,6 +50,11 @@ class BoundStep:
     operations: tuple[BoundOperation, ...]
     outputs: tuple[int, ...]
 
+    @property
+    def parts(self) -> list[Part]:
+        """The weights of each adapter, where all operations are adapters or increments."""
+        return [operation.part for operation in self.operations if operation.part is not None]
+
 
 @dataclass(frozen=True)
 class BoundProgram:
@@ -86,30 +91,29 @@ def bind(program: SiteProgram, modules: Modules) -> BoundProgram:
 def _bind(
     operation: Operation, inputs: tuple[int, ...], output: int, modules: Modules, chains: dict[int, Chain]
 ) -> BoundOperation:
-    def part(name: object) -> Part:
-        found: Part = modules.adapters[str(name)].part(operation.layer, operation.site)
+    def part(name: str) -> Part:
+        found: Part = modules.adapters[name].part(operation.layer, operation.site)
         return found
 
-    detail = operation.detail
     match operation.kind:
         case "adapter":
             return BoundOperation(operation, inputs, part=part(operation.name))
         case "increment":
-            return BoundOperation(operation, inputs, part=part(operation.name), shared=part(detail[0]))
+            return BoundOperation(operation, inputs, part=part(operation.name), shared=part(operation.prepared_by))
         case "fuse" | "mixture":
             fusion = modules.fusions[operation.name].part(operation.layer, operation.site)
             key = (operation.layer, operation.site, output)
-            return BoundOperation(operation, inputs, fusion=fusion, shared=part(detail[0]), fold=key)
+            return BoundOperation(operation, inputs, fusion=fusion, shared=part(operation.prepared_by), fold=key)
         case "split" | "join":
             before = chains[inputs[0]]
-            selected = tuple((*before, selector) for selector in detail)
-            return BoundOperation(operation, inputs, chains=selected)  # type: ignore[arg-type]
+            selected = tuple((*before, selector) for selector in operation.selectors)
+            return BoundOperation(operation, inputs, chains=selected)
     return BoundOperation(operation, inputs)
 
 
 def _chain_after(bound: BoundOperation, chains: dict[int, Chain]) -> Chain:
     """The row selectors that an operation's result has gone through."""
-    if bound.operation.kind == "split" and not isinstance(bound.operation.detail[0], Span):
+    if bound.operation.kind == "split" and not isinstance(bound.operation.selectors[0], Span):
         return bound.chains[0]
     return chains[bound.inputs[0]]
 

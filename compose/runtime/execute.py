@@ -17,6 +17,7 @@ from compose.runtime.groups import GROUPS, pays
 from compose.runtime.lengths import Value, averaged_context, differ, longer_average, longer_join
 from compose.runtime.rows import places
 from compose.runtime.site import SiteRun
+from compose.specs import Closing
 
 
 def run(frame: Frame, bound: BoundProgram, y: Tensor, context: Context) -> tuple[Tensor, ...] | Tensor:
@@ -133,8 +134,7 @@ def _fused(site: SiteRun, bound: BoundOperation, residual: bool) -> Tensor:
     assert fusion is not None and bound.shared is not None
     prepared = site.prepare(bound.inputs[0], bound.shared)
     given = iter(bound.inputs[1:])
-    slots: tuple[bool, ...] = operation.detail[1]  # type: ignore[assignment]
-    candidates = [site.registers[next(given)] if filled else None for filled in slots]
+    candidates = [site.registers[next(given)] if filled else None for filled in operation.slots]
     query = prepared.query_before_norm if fusion.reads_before_norm else prepared.query
     assert bound.fold is not None
     forms: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -163,7 +163,7 @@ def _mixture(site: SiteRun, bound: BoundOperation) -> Tensor:
 
 def _average(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
-    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    weights = bound.operation.weights
     results: list[Value] = [site.registers[register] for register in bound.inputs[1:]]
     if results[0].y.shape != value.y.shape:
         return longer_average(results, weights)
@@ -175,7 +175,7 @@ def _average(site: SiteRun, bound: BoundOperation) -> Value:
 
 
 def _sum(site: SiteRun, bound: BoundOperation) -> Tensor:
-    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
+    weights = bound.operation.weights
     terms = [site.registers[register] * weight for register, weight in zip(bound.inputs, weights, strict=True)]
     return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
 
@@ -225,7 +225,7 @@ def _dropped(site: SiteRun, bound: BoundOperation) -> Value:
     return value
 
 
-def close(value: Value, closing: object) -> Tensor:
+def close(value: Value, closing: Closing) -> Tensor:
     """The closed site: residual addition and LayerNorm, unless the adapter did that."""
     if closing == "adapter":
         return value.y
@@ -237,7 +237,7 @@ def close(value: Value, closing: object) -> Tensor:
 
 def _close(site: SiteRun, bound: BoundOperation) -> Value:
     value: Value = site.registers[bound.inputs[0]]
-    return value._replace(y=close(value, bound.operation.detail[0]))
+    return value._replace(y=close(value, bound.operation.closing))
 
 
 HANDLERS: dict[str, Callable[[SiteRun, BoundOperation], Any]] = {

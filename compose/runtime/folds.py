@@ -42,7 +42,7 @@ def foldable(programs: Iterable[BoundProgram]) -> tuple[Foldable, ...]:
         }
         for operation in made.values():
             if operation.fusion is not None and operation.fold is not None and operation.operation.form == "folded":
-                slots: tuple[bool, ...] = operation.operation.detail[1]  # type: ignore[assignment]
+                slots = operation.operation.slots
                 given = iter([_part(made.get(register)) for register in operation.inputs[1:]])
                 parts = tuple(next(given) if slot else None for slot in slots)
                 dense = any(slot and part is None for slot, part in zip(slots, parts, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from compose.methods.part import Context
+from compose.methods.part import Context, required
 from compose.methods.row_tokens import RowTokens
 from compose.runtime.bind import BoundStep
 from compose.runtime.lengths import Value
@@ -34,10 +34,10 @@ def _increment_group(site: SiteRun, step: BoundStep, context: Context) -> None:
     first = step.operations[0]
     assert first.shared is not None
     given = site.prepare(first.inputs[0], first.shared)
-    parts = [operation.part for operation in step.operations]
-    found = type(parts[0]).low_ranks(parts, given.input)  # type: ignore[arg-type,union-attr]
+    parts = step.parts
+    found = type(parts[0]).low_ranks(parts, given.input)
     for output, part, factors in zip(step.outputs, parts, found, strict=True):
-        site.registers[output] = part.increment_at(given) if factors is None else factors  # type: ignore[union-attr]
+        site.registers[output] = part.increment_at(given) if factors is None else factors
 
 
 def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
@@ -47,19 +47,19 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
     count = len(values)
 
     def stacked(pick: Callable[[Value], Tensor | None], whole: Tensor | None) -> Tensor | None:
-        tensors = [pick(value) for value in values]
-        if tensors[0] is None:
+        tensors = [tensor for tensor in map(pick, values) if tensor is not None]
+        if not tensors:
             return None
         if whole is not None:
             return whole.unflatten(0, (count, -1))
         if all(tensor is tensors[0] for tensor in tensors):
             return tensors[0].expand(count, *tensors[0].shape)
-        return torch.stack(tensors)  # type: ignore[arg-type]
+        return torch.stack(tensors)
 
-    parts = [operation.part for operation in step.operations]
+    parts = step.parts
     whole = site.wholes.get(registers)
     entering = whole is not None and registers == tuple(range(count))
-    reads_output = any(part is not None and part.reads_output for part in parts)
+    reads_output = any(part.reads_output for part in parts)
     tokens = [value.context.row_tokens for value in values if value.context.row_tokens is not None]
     grouped = context._replace(
         residual=stacked(lambda value: value.context.residual, context.residual if entering else None),
@@ -67,8 +67,8 @@ def _adapter_group(site: SiteRun, step: BoundStep, context: Context) -> None:
         output=stacked(lambda value: value.context.output, whole if entering else None) if reads_output else None,
         row_tokens=RowTokens.together(tokens) if tokens else None,
     )
-    ys = stacked(lambda value: value.y, whole)
-    result = type(parts[0]).grouped(parts, ys, grouped)  # type: ignore[arg-type,union-attr]
+    ys = required(stacked(lambda value: value.y, whole), "value")
+    result = type(parts[0]).grouped(parts, ys, grouped)
     site.wholes[step.outputs] = result.flatten(0, 1)
     for register, value, y in zip(step.outputs, values, result.unbind(0), strict=True):
         site.registers[register] = value._replace(y=y)

@@ -91,15 +91,12 @@ def joined(values: Sequence[Value]) -> Longer:
     """The values of all classes, one after the other, padded to the longest."""
     longest = max(value.y.shape[1] for value in values)
     every = [value.context.tokens.padded(longest) for value in values if value.context.tokens is not None]
-    fields = (None if each[0] is None else torch.cat(each) for each in zip(*every, strict=True))
-    tokens = Tokens(*fields)  # type: ignore[arg-type]
-    return Longer(torch.cat([padded(value.y, longest) for value in values]), tokens)
+    states = torch.cat([padded(value.y, longest) for value in values])
+    return Longer(states, Tokens.made_of(lambda tensors: torch.cat(list(tensors)), *every))
 
 
 def _tokens(into: Tokens, own: Tokens, index: slice | Tensor) -> Tokens:
-    pairs = zip(into, own, strict=True)
-    fields = (None if old is None or new is None else _with_rows(old, new, index) for old, new in pairs)
-    return Tokens(*fields)  # type: ignore[arg-type]
+    return Tokens.made_of(lambda pair: _with_rows(pair[0], pair[1], index), into, own)
 
 
 def _with_rows(into: Tensor, piece: Tensor, index: slice | Tensor) -> Tensor:

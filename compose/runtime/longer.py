@@ -135,7 +135,7 @@ def begins_apart(plan: Plan) -> bool:
 def _makes_again(program: SiteProgram) -> bool:
     """Whether a prompt acts, or something that moves a text's positions."""
     operations = (operation for step in program.steps for operation in step.operations)
-    return any(operation.kind == "adapter" and bool(operation.detail) for operation in operations)
+    return any(operation.changes_tokens for operation in operations)
 
 
 def run_through(backbone: Any, frame: Frame, given: Mapping[str, Any]) -> Any:

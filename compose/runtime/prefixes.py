@@ -133,9 +133,8 @@ def _over_each_other(prefixes: Sequence[Prefix], rows: int) -> Prefix:
     """The prefixes of several classes of rows, padded to the longest."""
     padded = _alike(prefixes)
     states = torch.cat([prefix.expanded(rows).states for prefix in padded], dim=1)
-    if padded[0].visible is None:
-        return Prefix(states)
-    return Prefix(states, torch.cat([prefix.visible.expand(rows, -1) for prefix in padded]))  # type: ignore[union-attr]
+    visible = [prefix.visible.expand(rows, -1) for prefix in padded if prefix.visible is not None]
+    return Prefix(states, torch.cat(visible) if visible else None)
 
 
 def _alike(prefixes: Sequence[Prefix]) -> list[Prefix]:
@@ -159,12 +158,11 @@ def _adapter(site: _CoreRun, bound: BoundOperation) -> _Value:
 def _average(site: _CoreRun, bound: BoundOperation) -> _Value:
     """The weighted sum of what the children add; compilation saw to it that all add the same number."""
     value = site.registers[bound.inputs[0]]
-    weights: tuple[float, ...] = bound.operation.detail[0]  # type: ignore[assignment]
     children = [site.registers[register].prefix for register in bound.inputs[1:]]
     own = children[0].length - value.prefix.length
     base = value.prefix.preceded_by(value.prefix.states.new_zeros((2, 1, own, value.prefix.states.shape[3]))).states
     states = base
-    for child, weight in zip(children, weights, strict=True):
+    for child, weight in zip(children, bound.operation.weights, strict=True):
         states = states + weight * (child.states - base)
     return value._replace(prefix=children[0]._replace(states=states))
 

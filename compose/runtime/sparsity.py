@@ -180,7 +180,7 @@ def _adapter(model: Model, name: str, sparsity: object, seed: object) -> Adapter
     """
     adapter: Adapter = model.adapters[name]
     problems = []
-    if not is_number(sparsity) or not 0 <= sparsity < 1:  # type: ignore[operator]
+    if not is_number(sparsity) or not 0 <= sparsity < 1:
         problems.append(Problem(f"sparsity must be a number from 0 to below 1, not {sparsity!r}"))
     if not SEED.accepts(seed):
         problems.append(Problem(f"seed must be {SEED.expected}, not {seed!r}"))

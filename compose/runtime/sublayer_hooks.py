@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compose.backbones.resolve import LinearModule, SubLayerModules
 from compose.methods.linear_map import LinearMap
-from compose.methods.part import Context
+from compose.methods.part import Context, required
 from compose.runtime.bind import BoundProgram
 from compose.runtime.execute import run, whole
 from compose.runtime.frame import Frame, running
@@ -68,7 +68,7 @@ def _hand_to_norm(
     program = bound.program
     if not program.forks and set(program.closings) == {"backbone"}:
         return with_first(output, whole(results))
-    residuals = context.residual.chunk(program.classes)  # type: ignore[union-attr]
+    residuals = required(context.residual, "residual").chunk(program.classes)
     values = results.chunk(len(program.results)) if isinstance(results, Tensor) else results
     frame.scratch["sum", key] = torch.cat(
         [value + residuals[source] for value, source in zip(values, program.sources, strict=True)]
@@ -88,7 +88,7 @@ def _before_addition(
     """Pre-norm: what the residual addition will turn into the closed value, broadcasting where it forks."""
     program = bound.program
     if "adapter" in program.closings:
-        residuals = context.residual.chunk(program.classes)  # type: ignore[union-attr]
+        residuals = required(context.residual, "residual").chunk(program.classes)
         values = results.chunk(len(program.results)) if isinstance(results, Tensor) else results
         results = tuple(
             value - residuals[source] if closing == "adapter" else value

@@ -15,6 +15,7 @@ from torch import Tensor
 from compose.errors import FileError, Problem
 from compose.io.modules import BackboneModules
 from compose.io.peft import lora
+from compose.io.peft.maps import adapted_maps
 from compose.io.records import AdapterRecord
 from compose.methods.dora.spec import DoraConfig
 from compose.methods.lora.spec import LoraConfig
@@ -39,7 +40,7 @@ def read(
     found = {name.rpartition(".")[0] + f".update.{name[-1]}": tensor for name, tensor in tensors.items()}
     problems: list[Problem] = []
     for path, own in weights.items():
-        layer, sites = {**modules.older, **modules.linears}[path]
+        layer, sites = modules.linear_at(path)
         widths = [modules.spec.site(layer, site).width_out for site in sites]
         magnitude = own.get(MAGNITUDE)
         if magnitude is None or tuple(magnitude.shape) != (sum(widths),):
@@ -71,14 +72,13 @@ def write(
     config = record.config
     assert isinstance(config, DoraConfig)
     parts = config.describe(record.name, modules.spec).parts
-    acting = {(part.layer, part.site) for part in parts}
     problems = []
     if not config.scaled_norm and config.scale != 1:
         problems.append(Problem(f"{what}: PEFT's DoRA has no scaled_norm=False", hint="format='adapterhub'"))
-    if config.scaled_bias and any(modules.spec.site(*place).bias for place in acting):
+    if config.scaled_bias and any(modules.spec.site(part.layer, part.site).bias for part in parts):
         problems.append(Problem(f"{what}: PEFT's DoRA has no scaled_bias=True", hint="format='adapterhub'"))
-    for path, (layer, sites) in modules.linears.items():
-        if 0 < sum((layer, site) in acting for site in sites) < len(sites):
+    for path, _, sites, adapted in adapted_maps(record, modules):
+        if len(adapted) < len(sites):
             why = f"it adapts {path} as one, and so all of {', '.join(sites)}"
             problems.append(Problem(f"{what}: PEFT's DoRA cannot leave a part of a map as it is", why=why))
     if problems:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compose.errors import ComposeError, FileError, Problem
 from compose.io.modules import BackboneModules
-from compose.io.peft.lora import acting_options
+from compose.io.peft.maps import acting_options, adapted_maps, gate_problems
 from compose.io.peft.patterns import short_names
 from compose.io.records import AdapterRecord, as_file_error
 from compose.methods.ia3.spec import Ia3Config
@@ -38,7 +38,7 @@ def read(
     problems: list[Problem] = []
     gated = any(name.endswith(_GATES) for name in modules.names)
     for path, own in weights.items():
-        layer, sites = {**modules.older, **modules.linears}[path]
+        layer, sites = modules.linear_at(path)
         scaling = own["ia3_l"]
         widths = [modules.spec.site(layer, site).width_out for site in sites]
         reads = (1, modules.spec.site(layer, sites[0]).width_in)
@@ -81,16 +81,13 @@ def write(
     """
     config = record.config
     assert isinstance(config, Ia3Config)
-    if config.use_gating:
-        raise FileError(f"{what}: PEFT's IA3 has no gate", where="use_gating", hint="format='adapterhub'")
-    acting = {(part.layer, part.site) for part in config.describe(record.name, modules.spec).parts}
+    if problems := gate_problems(config, "IA3", what):
+        raise FileError(problems)
     weights: dict[str, dict[str, Tensor]] = {}
-    for path, (layer, sites) in modules.linears.items():
-        if not any((layer, site) in acting for site in sites):
-            continue
+    for path, layer, sites, adapted in adapted_maps(record, modules):
         pieces = [
             record.tensors[f"{layer}.{site}.scaling"] * config.scale
-            if (layer, site) in acting
+            if site in adapted
             else torch.ones(modules.spec.site(layer, site).width_out)
             for site in sites
         ]

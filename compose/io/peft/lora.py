@@ -9,7 +9,7 @@ one that they share, else theirs one below the other, and B is theirs along a di
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from compose.errors import ComposeError, FileError, Problem
 from compose.io.modules import BackboneModules
+from compose.io.peft.maps import acting_options, adapted_maps, gate_problems
 from compose.io.peft.patterns import check_patterns, find, short_names
 from compose.io.records import AdapterRecord, as_file_error
 from compose.methods.config import is_count, is_number
@@ -67,7 +68,7 @@ def read(
     scales: dict[tuple[int, str], float] = {}
     problems: list[Problem] = []
     for path, own in weights.items():
-        layer, sites = {**modules.older, **modules.linears}[path]
+        layer, sites = modules.linear_at(path)
         # PEFT's own prefix does not matter: a pattern with an anchor means a path from the top
         rank = find(ranks, path, config.get("r", 8))
         problem = _misfit(path, own, rank, modules.spec, layer, sites, where)
@@ -113,19 +114,13 @@ def write(
     """
     config = record.config
     assert isinstance(config, LoraConfig)
-    if config.use_gating:
-        raise FileError(f"{what}: PEFT's LoRA has no gate", where="use_gating", hint="format='adapterhub'")
-    acting = {(part.layer, part.site) for part in config.describe(record.name, modules.spec).parts}
+    if problems := gate_problems(config, "LoRA", what):
+        raise FileError(problems)
     weights: dict[str, dict[str, Tensor]] = {}
-    for path, (layer, sites) in modules.linears.items():
-        there = {
-            site: (record.tensors[f"{layer}.{site}.a"], record.tensors[f"{layer}.{site}.b"])
-            for site in sites
-            if (layer, site) in acting
-        }
-        if there:
-            a, b = _joined(there, sites)
-            weights[path] = {"lora_A.weight": a, "lora_B.weight": b}
+    for path, layer, sites, adapted in adapted_maps(record, modules):
+        factors = {site: (record.tensors[f"{layer}.{site}.a"], record.tensors[f"{layer}.{site}.b"]) for site in adapted}
+        a, b = _joined(factors, sites)
+        weights[path] = {"lora_A.weight": a, "lora_B.weight": b}
     ranks = {path: len(own["lora_A.weight"]) for path, own in weights.items()}
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     others = {
@@ -217,23 +212,6 @@ def _config(
         return LoraConfig.make(options)
     except ComposeError as error:
         raise as_file_error(error, where) from error
-
-
-def acting_options(places: Collection[tuple[int, str]], spec: BackboneSpec) -> dict[str, Any]:
-    """The options under which an adapter of linear maps acts at some (layer, site) pairs, and at as few others as can
-    be: a map is then adapted in all layers in which any is."""
-    sites = {site for _, site in places}
-    attention = {site.rpartition(".")[2] for site in sites if not site.startswith("ffn.")}
-    layers = {layer for layer, _ in places}
-    crossing = any(site.startswith("cross.") for site in sites)
-    return {
-        "selfattn_lora": any(site.startswith("attn.") for site in sites),
-        "crossattn_lora": crossing if any("cross.attn" in layer.sites for layer in spec.layers) else None,
-        "intermediate_lora": "ffn.in" in sites,
-        "output_lora": "ffn.out" in sites,
-        "attn_matrices": sorted(attention),
-        "leave_out": [layer.index for layer in spec.layers if layer.index not in layers],
-    }
 
 
 def _parted(a: Tensor, b: Tensor, count: int) -> list[tuple[Tensor, Tensor] | None]:

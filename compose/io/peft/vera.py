@@ -17,7 +17,7 @@ from torch import Tensor
 
 from compose.errors import ComposeError, FileError, Problem
 from compose.io.modules import BackboneModules
-from compose.io.peft.lora import acting_options
+from compose.io.peft.maps import acting_options, adapted_maps, gate_problems
 from compose.io.peft.patterns import short_names
 from compose.io.records import AdapterRecord, as_file_error
 from compose.methods.config import is_count
@@ -51,7 +51,7 @@ def read(
     for path, own in weights.items():
         if not path:
             continue
-        layer, sites = {**modules.older, **modules.linears}[path]
+        layer, sites = modules.linear_at(path)
         widths = [spec.site(layer, site).width_out for site in sites]
         missing = [leaf for leaf in OWN if leaf not in own]
         needed = {"vera_lambda_d": (rank,), "vera_lambda_b": (sum(widths),)}
@@ -96,19 +96,15 @@ def write(
     """
     config, spec, tensors = record.config, modules.spec, record.tensors
     assert isinstance(config, VeraConfig)
-    problems = []
-    if config.use_gating:
-        problems.append(Problem(f"{what}: PEFT's VeRA has no gate", where="use_gating", hint="format='adapterhub'"))
+    problems = gate_problems(config, "VeRA", what)
     if config.square:
         why = "its d and b are vectors"
         problems.append(Problem(f"{what}: PEFT's VeRA has no square=True", why=why, hint="format='adapterhub'"))
-    acting = {(part.layer, part.site) for part in config.describe(record.name, spec).parts}
     weights: dict[str, dict[str, Tensor]] = {}
     rows = columns = 0
-    for path, (layer, sites) in modules.linears.items():
-        own = [site for site in sites if (layer, site) in acting]
-        if not own or problems:
-            continue
+    for path, layer, sites, own in adapted_maps(record, modules):
+        if problems:
+            break
         faults = _fused_faults(record, path, spec.layers[layer], sites, own)
         problems += [Problem(f"{what}: {fault}", why=why) for fault, why in faults]
         scaling = torch.cat(

@@ -23,7 +23,7 @@ def build(expression: Expression, vocabulary: Vocabulary) -> Graph:
     graph = Graph(expression)
     trunk = graph.add(Operation("embed"))
     for number, branch in enumerate(parted):
-        acts = cuts_outside(branch.expression)
+        acts = cuts_outside(branch.expression, expression)
         state = graph.add(Operation("fork", detail=(number,)), [trunk]) if len(parted) > 1 else trunk
         if backbone.embed_key in acted:
             state = _on_state(graph, acts, "embedded", backbone.embed_key, state, vocabulary)

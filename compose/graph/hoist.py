@@ -9,25 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from compose.dsl import BatchSplit, Block, Expression, Fuse, Split, own_name, walk, with_children
+from compose.dsl import BatchSplit, Block, Expression, Fuse, Route, Routed, Split, own_name, walk, with_children
 from compose.errors import CompileError, Problem
 from compose.graph.pieces import Cut, Selector, pieces
 from compose.graph.where import marked
 
 
-def cuts_outside(expression: Expression) -> Expression:
+def cuts_outside(expression: Expression, whole: Expression) -> Expression:
     """The same, with no Split, BatchSplit or Route inside a Fuse.
+
+    Args:
+        expression: one branch.
+        whole: all of them. Rows may be routed to any task of it: a Route that does not name one leaves its rows out,
+            and they are fused all the same.
 
     Raises:
         CompileError: blocks in a Fuse cut in ways of which no piece of one can hold pieces of the other.
     """
-    return _hoisted(expression, expression)
-
-
-def _hoisted(expression: Expression, whole: Expression) -> Expression:
     if not isinstance(expression, Block) or not any(isinstance(node, Cut) for _, node in walk(expression)):
         return expression
-    block = _rebuilt(expression, [_hoisted(child, whole) for child in expression.children])
+    block = _rebuilt(expression, [cuts_outside(child, whole) for child in expression.children])
     return _parted(block, whole) if isinstance(block, Fuse) else block
 
 
@@ -39,7 +40,13 @@ def _parted(fuse: Expression, whole: Expression) -> Expression:
     cut = next((cut for cut in cuts if all(_may_be_inside(other, cut) for other in cuts)), None)
     if cut is None:
         _refuse(cuts, whole)
+    if isinstance(cut, Route):
+        cut = Route({**dict.fromkeys(cut.tasks), **dict.fromkeys(_tasks(whole))})
     return with_children(cut, [_parted(_piece(fuse, selector), whole) for selector, _ in pieces(cut)])
+
+
+def _tasks(expression: Expression) -> list[str]:
+    return [task for _, node in walk(expression) if isinstance(node, Route) for task in node.tasks]
 
 
 def _outermost(expression: Expression) -> Iterator[Cut]:
@@ -64,7 +71,8 @@ def _selectors(cut: Cut) -> set[Selector]:
 def _piece(expression: Expression, selector: Selector) -> Expression:
     """What acts on a piece of the value."""
     if isinstance(expression, Cut):
-        return dict(pieces(expression)).get(selector, expression)
+        missing = None if isinstance(expression, Route) and isinstance(selector, Routed) else expression
+        return dict(pieces(expression)).get(selector, missing)
     if isinstance(expression, Block):
         return _rebuilt(expression, [_piece(child, selector) for child in expression.children])
     return expression

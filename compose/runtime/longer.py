@@ -207,6 +207,12 @@ def _embedded(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Ten
     return states
 
 
+def _embedded_as(dtype: torch.dtype, entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Tensor:
+    """The same with vectors in the place of words as the backbone has words: an adapter's are of a type of its own."""
+    words: Tensor | None = given.get("inputs_embeds")
+    return _embedded(entrance, frame, given if words is None else {**given, "inputs_embeds": words.to(dtype)})
+
+
 def _longer(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Longer:
     states = _embedded(entrance, frame, given)
     bound = frame.programs[frame.plan.backbone.embed_key]
@@ -219,7 +225,7 @@ def _longer(entrance: Entrance, frame: Frame, given: Mapping[str, Any]) -> Longe
     seeing = padded and any(part.config.adapterhub_mask for part in parts)
     tokens, start = Tokens.of(mask, given.get(POSITIONS), seeing), states.to(bound.dtype)
     if _makes_again(bound.program):
-        run = partial(_embedded, entrance, frame)
+        run = partial(_embedded_as, states.dtype, entrance, frame)
         embedding = embedding_of(run, given, start, entrance.first, entrance.limit)
         context = Context(tokens=tokens, embedding=embedding)
         values = run_values(frame, bound, [Value(start, context)] * bound.program.classes)

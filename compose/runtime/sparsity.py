@@ -17,6 +17,7 @@ from compose.methods.config import SEED, is_number
 from compose.methods.registry import make_config
 from compose.methods.sparse import Kind, largest, scores_of
 from compose.runtime.gradients import Data, gradients_of
+from compose.runtime.merge import check_apart
 from compose.specs import EMBED
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def sparsify(
         How many weights are kept.
 
     Raises:
-        RegistryError: if there is no such adapter.
+        RegistryError: if there is no such adapter, or it is merged into the backbone's weights.
         ConfigError: if an option is out of range, the adapter has no matrices or shares them with another one, or by
             `magnitude` and `snip` there is nothing to tell its weights apart by.
         InputError: if data is no batches with labels.
@@ -175,10 +176,11 @@ def _adapter(model: Model, name: str, sparsity: object, seed: object) -> Adapter
     """The adapter that is to be pruned.
 
     Raises:
-        RegistryError: there is none of that name.
+        RegistryError: there is none of that name, or it is merged into the backbone's weights.
         ConfigError: an option is out of range, or it shares weights with another adapter.
     """
     adapter: Adapter = model.adapters[name]
+    check_apart(model, name)
     problems = []
     if not is_number(sparsity) or not 0 <= sparsity < 1:
         problems.append(Problem(f"sparsity must be a number from 0 to below 1, not {sparsity!r}"))

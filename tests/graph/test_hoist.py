@@ -32,13 +32,20 @@ from compose.graph.hoist import cuts_outside
             'Route(t=BatchSplit(Fuse("c", "a", name="f"), Fuse("c", "b", name="f"), sizes=[1, None]), '
             'u=Fuse("c", "d", name="f"))',
         ),
+        # a Route leaves out rows of tasks that only others name: they are fused all the same
+        (
+            'Stack(Fuse("c", Route(t="a", u="b"), Route(t="d", v="e"), name="f"), Route(t="a", w="b"))',
+            'Stack(Route(t=Fuse("c", "a", "d", name="f"), u=Fuse("c", "b", None, name="f"), '
+            'v=Fuse("c", None, "e", name="f"), w=Fuse("c", None, None, name="f")), Route(t="a", w="b"))',
+        ),
         ('Average("c", Route(t="a", u="b"))', 'Average("c", Route(t="a", u="b"))'),
         ('Fuse("a", "b")', 'Fuse("a", "b")'),
         ('Route(t=Fuse("a", "b"), u="c")', 'Route(t=Fuse("a", "b"), u="c")'),
     ],
 )
 def test_pieces(text: str, expected: str) -> None:
-    assert to_text(cuts_outside(parse(text))) == expected
+    expression = parse(text)
+    assert to_text(cuts_outside(expression, expression)) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,6 @@ def test_pieces(text: str, expected: str) -> None:
 def test_pieces_of_no_common_kind(text: str) -> None:
     expression = parse(text)
     with pytest.raises(CompileError, match="cut it up in different ways") as refused:
-        cuts_outside(expression)
+        cuts_outside(expression, expression)
     assert len(refused.value.problems) == 2
     assert all(problem.text == text and problem.span and problem.hint for problem in refused.value.problems)

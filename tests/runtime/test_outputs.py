@@ -355,6 +355,17 @@ def test_fusion_attention_of_pieces() -> None:
         model.plan('Split(Fuse("a", "b"), Fuse("b", "a", name="a,b"), sizes=[1, None])').fusion_attention(**inputs)
 
 
+def test_rows_that_a_route_in_a_fuse_leaves_out() -> None:
+    """They are fused with what is there for them, as an Average takes them."""
+    model, inputs = model_of(), tiny.inputs("bert", 3)
+    tiny.randomize(model.add_fusion(Fuse("a", "b", name="f")), 4, 0.2)
+    expression = Fuse("b", Route(t="a", u="b"), Route(t="b", v="a"), name="f")
+    found = states(model, expression, inputs, route=["t", "u", "v"]).last_hidden_state
+    alone = (Fuse("b", "a", "b", name="f"), Fuse("b", "b", None, name="f"), Fuse("b", None, "a", name="f"))
+    for row, fuse in enumerate(alone):
+        torch.testing.assert_close(found[row], states(model, fuse, inputs).last_hidden_state[row], rtol=1e-9, atol=1e-9)
+
+
 def test_fusion_attention_of_several() -> None:
     model, inputs = model_of(), tiny.inputs()
     tiny.randomize(model.add_fusion(Fuse("lora", "a", "b", None, name="four")), 3, 0.2)

@@ -102,6 +102,18 @@ def test_what_is_ours_stays_in_float32(architecture: str) -> None:
     torch.testing.assert_close(logits, full.plan("a")(**inputs)["a"].logits, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_a_prompt_of_words_beside_bf16(architecture: str) -> None:
+    """The embeddings, which add positions to its float32 vectors, are bf16."""
+    full, half = (compose.attach(backbone(architecture), precision=name) for name in precision.PRECISIONS)
+    for model in (full, half):
+        tiny.randomize(model.add_adapter("words", "prompt_tuning", prompt_length=3, as_words=True), 1, 0.1)
+    inputs = tiny.inputs(architecture, padded=True, dtype=torch.float32)
+    expected, found = (last(model.plan("words"), inputs) for model in (full, half))
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).norm() / expected.norm() < 0.05
+
+
 def test_training_beside_a_bf16_backbone() -> None:
     model = filled(compose.attach(backbone(), precision="bf16"))
     model.train_only("a")

@@ -322,6 +322,16 @@ SNIP_DATA: dict[str, tuple[Any, type[Exception], str]] = {
 }
 
 
+def test_what_is_merged_is_not_pruned() -> None:
+    """The backbone's weights would go on holding what is gone."""
+    model = tiny.model("bert")
+    tiny.randomize(model.add_adapter("a", "lora"))
+    before = {key: weight.clone() for key, weight in model.adapters["a"].tensors().items()}
+    with model.merge("a"), pytest.raises(RegistryError, match="'a' is merged into the backbone's weights"):
+        sparsify(model, "a", 0.5)
+    assert all(torch.equal(weight, before[key]) for key, weight in model.adapters["a"].tensors().items())
+
+
 @pytest.mark.parametrize("case", SNIP_DATA)
 def test_data_that_gives_no_gradients(case: str) -> None:
     data, error, words = SNIP_DATA[case]

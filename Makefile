@@ -50,8 +50,8 @@ demo: $(DEMO) ## run recipes/quickstart.yaml; results in runs/quickstart
 # Every check runs, whatever the others say; any failure fails the whole. The tests come last.
 test: $(DEV) ## every check and test, as the CI runs them
 	@status=0; \
-	$(MAKE) --no-print-directory --keep-going lint types docs || status=1; \
-	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS) || status=1; \
+	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) --output-sync lint types docs || status=1; \
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS) || status=1; \
 	exit $$status
 
 $(PEER):

@@ -255,9 +255,11 @@ CASES: tuple[Case, ...] = (
         "cuda-graphs",
         "Fuse of 8 adapters over a single row, inference: CUDA graphs against compiled and eager code",
         (
-            Contestant("ours", "fuse", {"adapters": 8, "optimized": True, "mode": "reduce-overhead"}),
-            Contestant("ours, compiled", "fuse", {"adapters": 8, "optimized": True}),
-            Contestant("ours, eager", "fuse", {"adapters": 8}),
+            Contestant(
+                "ours", "fuse", {"adapters": 8, "optimized": True, "mode": "reduce-overhead"}, tiny={"adapters": 2}
+            ),
+            Contestant("ours, compiled", "fuse", {"adapters": 8, "optimized": True}, tiny={"adapters": 2}),
+            Contestant("ours, eager", "fuse", {"adapters": 8}, tiny={"adapters": 2}),
             PLAIN,
         ),
         (Target("ours", 1.0, "ours, compiled"),),

@@ -22,7 +22,17 @@ from compose.bench.worker import SETUPS
 from compose.bench.workers import PEER
 from compose.errors import ConfigError
 
-OURS = [(case, one) for case in CASES for one in case.contestants if not one.peer]
+OURS = [
+    pytest.param(
+        case,
+        one,
+        # what is for a GPU is compiled here as `optimize` is, and takes its time
+        marks=pytest.mark.skipif(case.device == "cuda" and not torch.cuda.is_available(), reason="there is no GPU"),
+    )
+    for case in CASES
+    for one in case.contestants
+    if not one.peer
+]
 FACTS = {"seconds", "memory", "bound"}
 
 

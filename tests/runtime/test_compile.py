@@ -24,12 +24,7 @@ EVERYTHING = Parallel(
     drop=Drop("lora", first=1),
     average=Average("a", "b", weights=[1, 3]),
 )
-SINGLE = (
-    Fuse("a", Stack("b", "c"), name="f"),
-    Drop("b", first=1),
-    Average("a", "b"),
-    BatchSplit("a", "b", sizes=[2, 1]),
-)
+SINGLE = (Fuse("a", Stack("b", "c"), name="f"), BatchSplit("a", "b", sizes=[2, 1]))
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +59,12 @@ def states(call: Any, inputs: dict[str, Tensor]) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize(("architecture", "layers"), [("bert", 2), ("gpt2", 1), ("t5", 1)])
-def test_states(architecture: str, layers: int) -> None:
-    model = model_of(architecture, layers)
-    plan = model.plan(EVERYTHING)
+def test_states() -> None:
+    plan = model_of().plan(EVERYTHING)
     compiled = torch.compile(plan.states, fullgraph=True, backend="eager")
     with torch.no_grad():
         for seed in (0, 1):
-            inputs = inputs_of(architecture, seed=seed)
+            inputs = inputs_of(seed=seed)
             with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
                 found = states(compiled, inputs)
             same(found, states(plan.states, inputs))
@@ -79,7 +72,7 @@ def test_states(architecture: str, layers: int) -> None:
 
 @pytest.mark.parametrize("expression", SINGLE, ids=str)
 def test_single_branches(expression: Expression) -> None:
-    plan = model_of(layers=2 if isinstance(expression, Drop) else 1).plan(expression)
+    plan = model_of(layers=1).plan(expression)
     inputs = inputs_of()
     with torch.no_grad():
         found = states(torch.compile(plan.states, fullgraph=True, backend="eager"), inputs)
@@ -137,9 +130,8 @@ def test_weights_that_change_are_seen() -> None:
 
 
 def test_a_compiled_plan_is_a_plan() -> None:
-    """Other numbers of rows, other tasks, an adapter more: traced again, and right."""
-    model = model_of(layers=1)
-    plan = model.plan(Parallel("a", "c"))
+    """Other numbers of rows, other tasks: traced again, and right."""
+    plan = model_of(layers=1).plan(Parallel("a", "c"))
     compiled = torch.compile(plan, fullgraph=True, backend="eager")
 
     def check(rows: int = 3, **options: Any) -> None:
@@ -155,8 +147,6 @@ def test_a_compiled_plan_is_a_plan() -> None:
     with torch.compiler.set_stance("fail_on_recompile"):
         check(rows=6)
     check(tasks=["c"])
-    model.add_adapter("another", "lora")
-    check()
 
 
 def test_the_first_call_on_a_thread_of_its_own() -> None:
@@ -196,13 +186,12 @@ def test_inductor() -> None:
                 same(left.logits, right.logits)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
-def test_methods_at_linear_maps(architecture: str) -> None:
+def test_methods_at_linear_maps() -> None:
     """They read the backbone's weights, and what adapters share; merging is seen by what is compiled."""
-    model = tiny.model(architecture, 1, torch.float32)
+    model = tiny.model("bert", 1, torch.float32)
     for seed, name in enumerate(("dora", "ia3", "vera", "dvora", "mtl_lora")):
         tiny.randomize(model.add_adapter(name, name), seed, 0.2)
-    inputs = inputs_of(architecture)
+    inputs = inputs_of()
     for expression in (Parallel("dora", Stack("ia3", "vera"), "dvora", None), Stack("mtl_lora", "ia3")):
         plan = model.plan(expression)
         compiled = torch.compile(plan.states, backend="eager", fullgraph=True)

@@ -63,15 +63,12 @@ def compiled() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-EXPRESSIONS = {"bert": FUSED, "gpt2": Parallel(Fuse("a", "b"), "b"), "t5": Parallel("a", "lora")}
-
-
-@pytest.mark.parametrize("architecture", EXPRESSIONS)
-def test_any_size_is_compiled_once(architecture: str) -> None:
-    plan = model_of(architecture).plan(EXPRESSIONS[architecture])
+def test_any_size_is_compiled_once() -> None:
+    """That of other architectures as well, tests/laws/test_optimizations.py shows."""
+    plan = model_of().plan(FUSED)
     optimized = plan.optimize(backend="eager")
     for rows, tokens in ((3, 7), (5, 9), (2, 6), (4, 12)):
-        agrees(optimized, plan, inputs_of(architecture, rows, tokens))
+        agrees(optimized, plan, inputs_of("bert", rows, tokens))
     assert compiled() == 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 from compose.errors import Problem, RecipeError, nearest
 from compose.recipes.checks import check
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.loader import load_file
+from compose.recipes.include import INCLUDE, load_recipe
 from compose.recipes.overrides import apply_overrides
-from compose.recipes.schema import Recipe
+from compose.recipes.schema import DataSource, Recipe
+from compose.recipes.sources import absolute
 
 OTHER_NAMES: Mapping[str, str] = {
     "lr": "learning_rate",
@@ -66,7 +67,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     Raises:
         RecipeError: everything that is wrong with it.
     """
-    document = apply_overrides(load_file(path), overrides)
+    document = apply_overrides(load_recipe(path), overrides)
     return document, validate(document)
 
 
@@ -80,15 +81,30 @@ def validate(document: Document) -> Recipe:
     if not isinstance(document.data, dict):
         place = document.place(())
         raise RecipeError(place.problem(f"a recipe is a mapping, not {_kind(document.data)}"))
+    if INCLUDE in document.data:
+        place = document.place((INCLUDE,), key=True)
+        raise RecipeError(
+            place.problem("include is for a recipe's file: an override or a text alone has none beside it")
+        )
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
         found = [_problem(document, details) for details in error.errors(include_url=False)]
         raise RecipeError(list(dict.fromkeys(found))) from None
+    recipe = recipe.model_copy(update={"data": _located(recipe, document)})
     problems = check(recipe, document)
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _located(recipe: Recipe, document: Document) -> dict[str, DataSource]:
+    """The sources of a recipe with their paths made absolute: each begins where it is written."""
+
+    def folder(name: str) -> Callable[[str], Path]:
+        return lambda key: document.place(("data", name, key)).folder
+
+    return {name: absolute(source, folder(name)) for name, source in recipe.data.items()}
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:

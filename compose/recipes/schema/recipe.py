@@ -30,6 +30,7 @@ class Recipe(Section):
     """A whole experiment."""
 
     recipe: Literal[1]
+    include: Text | tuple[Text, ...] | None = None
     name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     description: Text = ""
     seed: Natural = 42

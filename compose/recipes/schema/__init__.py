@@ -5,6 +5,7 @@ Only closed lists of kinds; nothing in a recipe names code. What the sections sa
 """
 
 from compose.recipes.schema.data import (
+    DATA_KINDS,
     Bundled,
     Conll,
     Csv,
@@ -31,6 +32,7 @@ __all__ = [
     "Compare",
     "Conll",
     "Csv",
+    "DATA_KINDS",
     "DataSource",
     "DropCurve",
     "Evaluate",

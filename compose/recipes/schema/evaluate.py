@@ -12,7 +12,12 @@ Baseline = Literal["head_only", "tfidf"]
 
 
 class DropCurve(Section):
-    """Scores and speed as adapters are dropped from the first layers."""
+    """Scores and speed as adapters are dropped from the first layers.
+
+    Args:
+        expression: whose adapters are dropped.
+        first: from how many of the first layers, each in turn.
+    """
 
     expression: Text
     first: Annotated[tuple[Natural, ...], Field(min_length=1)]

@@ -79,7 +79,7 @@ class Work:
         Raises:
             InputError: the loss is not finite.
         """
-        if not module.training:
+        if not self.model.training:  # it may be in evaluation below a module that is not
             module.train()
         plan = self._drawn()
         parts = list(self._parts(step))

@@ -4,7 +4,19 @@ Only closed lists of kinds; nothing in a recipe names code. What the sections sa
 (adapters in expressions, heads of tasks, columns of data) is checked in `recipes/checks.py`.
 """
 
-from compose.recipes.schema.data import Bundled, DataSource, Jsonl, Sample, Source
+from compose.recipes.schema.data import (
+    Bundled,
+    Conll,
+    Csv,
+    DataSource,
+    Hub,
+    Jsonl,
+    Local,
+    Parquet,
+    Sample,
+    Source,
+    Table,
+)
 from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
@@ -17,13 +29,18 @@ __all__ = [
     "Baseline",
     "Bundled",
     "Compare",
+    "Conll",
+    "Csv",
     "DataSource",
     "DropCurve",
     "Evaluate",
     "Fusion",
     "Head",
+    "Hub",
     "Jsonl",
     "LEARNING_RATES",
+    "Local",
+    "Parquet",
     "Precision",
     "Predict",
     "Recipe",
@@ -32,4 +49,5 @@ __all__ = [
     "Sample",
     "Source",
     "Stage",
+    "Table",
 ]

@@ -21,14 +21,15 @@ from compose.dsl import (
     walk,
 )
 from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import make_head_config
+from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.schema import Bundled, Recipe, Stage
+from compose.recipes.schema import Bundled, Head, Recipe, Stage
 from compose.recipes.shipped import bundled
 from compose.recipes.sources import columns_of, files_of
 from compose.train.data import read_examples
+from compose.train.metrics import ERRORS, METRICS, Kind
 
 NEEDS = {"tagging": ("entities", "tags"), "causal_lm": ()}
 """What the data of a kind of head must be labelled with; the others need a `label`."""
@@ -49,6 +50,21 @@ def tasks_of(expression: Expression) -> tuple[str | None, ...]:
         CompileError: a nesting that has no meaning.
     """
     return tuple(output.task for branch in branches(expression) for output in outputs(branch))
+
+
+def answers_of(head: Head) -> Kind | None:
+    """How the answers of a recipe's head are scored; None where they are not, or its options are wrong."""
+    try:
+        config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
+    except ComposeError:  # which is said at the head
+        return None
+    if isinstance(config, ClassificationConfig):
+        return config.problem
+    return "tagging" if isinstance(config, TaggingConfig) else None
+
+
+def _first_metrics(kind: Kind) -> tuple[str, ...]:
+    return tuple(name for name in METRICS[kind] if name not in ERRORS)
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:
@@ -272,10 +288,28 @@ class _Checker:
                 if not leaves(expression):
                     yield self._at(path, "the expression has no adapter to drop")
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        for task in evaluate.data:
-            if task not in every:
-                what = f"no evaluated expression has a task '{task}'"
-                yield self._at(("evaluate", "data", task), what, key=True, got=task, legal=tuple(every))
+        for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
+            for task in named:
+                if task not in every:
+                    what = f"no evaluated expression has a task '{task}'"
+                    yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
+        for task, metrics in evaluate.metrics.items():
+            yield from self._metrics(task, metrics)
+
+    def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
+        """Whether what is to be measured of a task can be, and makes a mean."""
+        path: KeyPath = ("evaluate", "metrics", task)
+        head = self.recipe.heads.get(task)
+        kind = None if head is None else answers_of(head)
+        if head is None or kind is None:
+            return
+        for number, metric in enumerate(metrics):
+            if metric not in METRICS[kind]:
+                what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
+                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]))
+        if metrics[0] in ERRORS:
+            why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
+            yield self._at((*path, 0), f"{metrics[0]} cannot come first", why=why, legal=_first_metrics(kind))
 
     def _predict(self) -> Iterator[Problem]:
         if self.recipe.predict is None:

@@ -21,6 +21,10 @@ Fraction = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
 Precision = Literal["float32", "bf16"]
 Baseline = Literal["head_only", "tfidf"]
+MetricName = Literal[
+    "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "precision", "recall", "exact_match", "pearson", "spearman",
+    "mean_squared_error",
+]  # fmt: skip
 
 LEARNING_RATES: dict[str, float] = {
     "adapters": 1e-4,
@@ -163,12 +167,19 @@ class DropCurve(Section):
     first: Annotated[tuple[Natural, ...], Field(min_length=1)]
 
 
+def _several(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class Evaluate(Section):
     """What to measure on the test parts.
 
     Args:
         expressions: named systems, each an expression whose tasks are scored.
         data: the source of a task, where it is not the one of its name.
+        metrics: of a task, what is measured: a name or several, the first of which tables and means are made of. By
+            default all that its kind has, of labels the accuracy first, of sets of labels F1 micro, of numbers
+            Pearson's correlation, of entities their F1.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_attention: whether to record where each fusion looks.
@@ -178,6 +189,7 @@ class Evaluate(Section):
 
     expressions: dict[str, Text] = {}
     data: dict[str, Text] = {}
+    metrics: dict[str, Annotated[tuple[MetricName, ...], BeforeValidator(_several), Field(min_length=1)]] = {}
     baselines: tuple[Baseline, ...] = ()
     drop_curve: DropCurve | None = None
     fusion_attention: Flag = False

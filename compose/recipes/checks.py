@@ -100,6 +100,7 @@ class _Checker:
 
     def problems(self) -> Iterator[Problem]:
         yield from self._names()
+        yield from self._seeds()
         yield from self._precision()
         yield from self._sources()
         yield from self._options()
@@ -121,6 +122,14 @@ class _Checker:
                 key = "regime" if stage.regime in TRAINS_BACKBONE else "train_layer_norms"
                 what = f"train.{index}.{key} trains weights of the backbone, which bf16 is too coarse for"
                 yield self._at(("train", index, key), what, key=True, hint="precision: float32")
+
+    def _seeds(self) -> Iterator[Problem]:
+        seeds = self.recipe.seeds
+        if seeds and "seed" in self.recipe.model_fields_set:
+            hint = f"seeds: [{self.recipe.seed}] for one seed"
+            yield self._at(("seed",), "seed and seeds exclude each other", key=True, hint=hint)
+        if len(set(seeds)) < len(seeds):
+            yield self._at(("seeds",), "each seed may occur once: a second run of it would find the same")
 
     def _names(self) -> Iterator[Problem]:
         kinds = {"adapters": "adapter", "heads": "head", "fusions": "fusion", "data": "task"}

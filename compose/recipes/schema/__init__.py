@@ -1,0 +1,36 @@
+"""What a recipe may say: typed sections, unknown keys refused.
+
+Only closed lists of kinds; nothing in a recipe names code. What the sections say about each other
+(adapters in expressions, heads of tasks, columns of data) is checked in `recipes/checks.py`.
+"""
+
+from compose.recipes.schema.data import Bundled, DataSource, Jsonl, Sample, Source
+from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
+from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
+from compose.recipes.schema.predict import Compare, Predict
+from compose.recipes.schema.recipe import Precision, Recipe, Report
+from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage
+
+__all__ = [
+    "Adapter",
+    "Backbone",
+    "Baseline",
+    "Bundled",
+    "Compare",
+    "DataSource",
+    "DropCurve",
+    "Evaluate",
+    "Fusion",
+    "Head",
+    "Jsonl",
+    "LEARNING_RATES",
+    "MetricName",
+    "Precision",
+    "Predict",
+    "Recipe",
+    "Regime",
+    "Report",
+    "Sample",
+    "Source",
+    "Stage",
+]

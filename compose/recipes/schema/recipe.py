@@ -1,0 +1,53 @@
+"""A whole recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, Strict
+
+from compose.recipes.schema.base import Flag, Natural, Section, Text
+from compose.recipes.schema.data import DataSource
+from compose.recipes.schema.evaluate import Evaluate
+from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
+from compose.recipes.schema.predict import Predict
+from compose.recipes.schema.train import Stage
+
+Precision = Literal["float32", "bf16"]
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+"""The values that a key takes in turn."""
+
+
+class Report(Section):
+    """How the results are told."""
+
+    plots: Flag = True
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Recipe(Section):
+    """A whole experiment.
+
+    With `seeds` in place of `seed` everything runs once for each. `sweep` has lists of values by key (`a.b.0`, as
+    `--set` names keys): everything runs for each choice of one value a key.
+    """
+
+    recipe: Literal[1]
+    name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: Text = ""
+    seed: Natural = 42
+    seeds: tuple[Natural, ...] = ()
+    sweep: dict[str, Values] = {}
+    backbone: Annotated[Backbone, BeforeValidator(_named)]
+    precision: Precision | None = None
+    data: dict[str, DataSource] = {}
+    adapters: dict[str, Adapter] = {}
+    heads: dict[str, Head] = {}
+    fusions: dict[str, Fusion] = {}
+    train: tuple[Stage, ...] = ()
+    evaluate: Evaluate = Evaluate()
+    predict: Predict | None = None
+    report: Report = Report()

@@ -38,6 +38,7 @@ class Results:
     main: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
@@ -165,7 +166,10 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
-        results.scores = measure.score_systems(experiment)
+        chosen = wanted.metrics
+        for system, answered in measure.answers(experiment).items():
+            results.scores[system] = {task: found.scores(chosen.get(task)) for task, found in answered.items()}
+            results.details[system] = {task: found.details() for task, found in answered.items()}
         tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
         results.main = measure.main_metrics(experiment, tasks)
         results.means = {name: measure.mean_score(experiment, scores) for name, scores in results.scores.items()}

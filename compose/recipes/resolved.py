@@ -59,17 +59,14 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
 def to_yaml(recipe: Recipe) -> str:
     """A recipe's text; what is None is left out."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
-    if recipe.seeds:
-        del plain["seed"]
-    return _dumped(plain)
+    unsaid = ["seed" if recipe.seeds else "seeds", *([] if recipe.sweep else ["sweep"])]
+    return _dumped({key: value for key, value in plain.items() if key not in unsaid})
 
 
 def with_seeds(text: str, seeds: Sequence[int]) -> str:
     """The text of a resolved recipe with several seeds in place of its one."""
     plain = load_text(text).data
-    return _dumped(
-        {("seeds" if key == "seed" else key): plain[key] for key in plain if key != "seeds"} | {"seeds": list(seeds)}
-    )
+    return _dumped({"seeds" if key == "seed" else key: plain[key] for key in plain} | {"seeds": list(seeds)})
 
 
 def _dumped(plain: Mapping[str, Any]) -> str:

@@ -21,13 +21,14 @@ from compose.dsl import (
     walk,
 )
 from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import make_head_config
+from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.data_checks import fit_problem, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.schema import Recipe, Stage
+from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
+from compose.train.metrics import ERRORS, METRICS, Kind
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -45,6 +46,21 @@ def tasks_of(expression: Expression) -> tuple[str | None, ...]:
         CompileError: a nesting that has no meaning.
     """
     return tuple(output.task for branch in branches(expression) for output in outputs(branch))
+
+
+def answers_of(head: Head) -> Kind | None:
+    """How the answers of a recipe's head are scored; None where they are not, or its options are wrong."""
+    try:
+        config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
+    except ComposeError:  # which is said at the head
+        return None
+    if isinstance(config, ClassificationConfig):
+        return config.problem
+    return "tagging" if isinstance(config, TaggingConfig) else None
+
+
+def _first_metrics(kind: Kind) -> tuple[str, ...]:
+    return tuple(name for name in METRICS[kind] if name not in ERRORS)
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:
@@ -80,6 +96,7 @@ class _Checker:
 
     def problems(self) -> Iterator[Problem]:
         yield from self._names()
+        yield from self._seeds()
         yield from self._precision()
         yield from source_problems(self.recipe, self.document)
         yield from self._options()
@@ -101,6 +118,14 @@ class _Checker:
                 key = "regime" if stage.regime in TRAINS_BACKBONE else "train_layer_norms"
                 what = f"train.{index}.{key} trains weights of the backbone, which bf16 is too coarse for"
                 yield self._at(("train", index, key), what, key=True, hint="precision: float32")
+
+    def _seeds(self) -> Iterator[Problem]:
+        seeds = self.recipe.seeds
+        if seeds and "seed" in self.recipe.model_fields_set:
+            hint = f"seeds: [{self.recipe.seed}] for one seed"
+            yield self._at(("seed",), "seed and seeds exclude each other", key=True, hint=hint)
+        if len(set(seeds)) < len(seeds):
+            yield self._at(("seeds",), "each seed may occur once: a second run of it would find the same")
 
     def _names(self) -> Iterator[Problem]:
         kinds = {"adapters": "adapter", "heads": "head", "fusions": "fusion", "data": "task"}
@@ -227,10 +252,28 @@ class _Checker:
                 if not leaves(expression):
                     yield self._at(path, "the expression has no adapter to drop")
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        for task in evaluate.data:
-            if task not in every:
-                what = f"no evaluated expression has a task '{task}'"
-                yield self._at(("evaluate", "data", task), what, key=True, got=task, legal=tuple(every))
+        for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
+            for task in named:
+                if task not in every:
+                    what = f"no evaluated expression has a task '{task}'"
+                    yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
+        for task, metrics in evaluate.metrics.items():
+            yield from self._metrics(task, metrics)
+
+    def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
+        """Whether what is to be measured of a task can be, and makes a mean."""
+        path: KeyPath = ("evaluate", "metrics", task)
+        head = self.recipe.heads.get(task)
+        kind = None if head is None else answers_of(head)
+        if head is None or kind is None:
+            return
+        for number, metric in enumerate(metrics):
+            if metric not in METRICS[kind]:
+                what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
+                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]))
+        if metrics[0] in ERRORS:
+            why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
+            yield self._at((*path, 0), f"{metrics[0]} cannot come first", why=why, legal=_first_metrics(kind))
 
     def _predict(self) -> Iterator[Problem]:
         if self.recipe.predict is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from compose.recipes.loader import scalar
+from compose.recipes.loader import load_text, scalar
 from compose.recipes.schema import Recipe
 from compose.recipes.sources import absolute
 from compose.runtime.batches import step_limits
@@ -59,4 +59,15 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
 def to_yaml(recipe: Recipe) -> str:
     """A recipe's text; what is None is left out."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    unsaid = ["seed" if recipe.seeds else "seeds", *([] if recipe.sweep else ["sweep"])]
+    return _dumped({key: value for key, value in plain.items() if key not in unsaid})
+
+
+def with_seeds(text: str, seeds: Sequence[int]) -> str:
+    """The text of a resolved recipe with several seeds in place of its one."""
+    plain = load_text(text).data
+    return _dumped({"seeds" if key == "seed" else key: plain[key] for key in plain} | {"seeds": list(seeds)})
+
+
+def _dumped(plain: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(plain), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -14,10 +14,12 @@ from compose.recipes import measure
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable
+from compose.recipes.job import Job
 from compose.recipes.pruning import prune_before
 from compose.recipes.report import write_report
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe, Stage
+from compose.recipes.seeds import run_seeds
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.validate import read_recipe
 from compose.train.fit import Settings, fit
@@ -38,6 +40,7 @@ class Results:
     main: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
@@ -72,12 +75,21 @@ def run(
         ComposeError: the recipe, its data or the backbone is not right.
     """
     console = console or Console()
+    started = time.time()
     document, recipe = read_recipe(path, overrides)
-    target = out or Path("runs") / recipe.name
-    check_replaceable(target, recipe.name, overwrite)
+    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite)
+    check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    done = run_seeds(job, console, run_once) if len(recipe.seeds) > 1 else run_once(job.first(), console)
+    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.md, metrics.json, {PLAN}/")
+    return done
+
+
+def run_once(job: Job, console: Console) -> Path:
+    """Runs a recipe of one seed; gives its folder, complete."""
+    document, recipe, overrides = job.document, job.recipe, job.overrides
     experiment = build(recipe, document)
-    folder = RunFolder(target, recipe.name, overwrite)
+    folder = RunFolder(job.target, recipe.name, job.overwrite)
     folder.write_text("recipe.yaml", document.text)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
@@ -100,9 +112,7 @@ def run(
         "overrides": list(overrides),
         "peak_memory_mib": _peak_memory(),
     }
-    done = folder.finish(facts)
-    console.say(f"\nresults in {done} ({time.time() - folder.started:.0f} s): report.md, metrics.json, {PLAN}/")
-    return done
+    return folder.finish(facts)
 
 
 def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, tuple[int, int]]) -> None:
@@ -165,7 +175,10 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
-        results.scores = measure.score_systems(experiment)
+        chosen = wanted.metrics
+        for system, answered in measure.answers(experiment).items():
+            results.scores[system] = {task: found.scores(chosen.get(task)) for task, found in answered.items()}
+            results.details[system] = {task: found.details() for task, found in answered.items()}
         tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
         results.main = measure.main_metrics(experiment, tasks)
         results.means = {name: measure.mean_score(experiment, scores) for name, scores in results.scores.items()}

@@ -21,6 +21,29 @@ def score_table(scores: Scores, main: Mapping[str, str], means: Mapping[str, flo
     return table(["task", *systems], rows)
 
 
+def estimate_table(results: Mapping[str, Any]) -> str:
+    """The same over seeds: means, and half of their 95 % intervals."""
+    systems = list(results["scores"])
+    rows = [
+        [f"{task} ({metric})", *(spread(results["scores"][system].get(task, {}).get(metric)) for system in systems)]
+        for task, metric in results["main"].items()
+    ]
+    rows.append(["mean", *(spread(results["means"][system]) for system in systems)])
+    return table(["task", *systems], rows)
+
+
+def spread(found: Mapping[str, Any] | None) -> str:
+    """An estimate in percent, with half its interval; empty for None.
+
+    >>> spread({"mean": 0.9, "high": 0.912}), spread({"mean": 0.9, "high": None})
+    ('90.0 ± 1.2', '90.0')
+    """
+    if found is None:
+        return ""
+    half = "" if found["high"] is None else f" ± {100 * (found['high'] - found['mean']):.1f}"
+    return f"{100 * found['mean']:.1f}{half}"
+
+
 def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> str:
     """Scores and speed by the number of first layers without adapters."""
     tasks = list(curve[0]["scores"])

@@ -18,7 +18,7 @@ from compose.recipes.schema.data import (
     Source,
     Table,
 )
-from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate
+from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
@@ -42,6 +42,7 @@ __all__ = [
     "Jsonl",
     "LEARNING_RATES",
     "Local",
+    "MetricName",
     "Parquet",
     "Precision",
     "Predict",

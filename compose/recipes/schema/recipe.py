@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Strict
 
@@ -14,6 +14,8 @@ from compose.recipes.schema.predict import Predict
 from compose.recipes.schema.train import Stage
 
 Precision = Literal["float32", "bf16"]
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+"""The values that a key takes in turn."""
 
 
 class Report(Section):
@@ -39,6 +41,9 @@ class Recipe(Section):
         name: of the experiment, and of the folder of its results.
         description: one sentence on what it shows.
         seed: of everything that is drawn.
+        seeds: in place of `seed`: everything runs once for each.
+        sweep: lists of values by key (`a.b.0`, as `--set` names keys): everything runs for each choice of one value a
+            key.
         backbone: the frozen transformer.
         precision: what is computed in; by default the type of the backbone's weights.
         data: sources of labelled rows, by name.
@@ -56,6 +61,8 @@ class Recipe(Section):
     name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
     description: Text = ""
     seed: Natural = 42
+    seeds: tuple[Natural, ...] = ()
+    sweep: dict[str, Values] = {}
     backbone: Annotated[Backbone, BeforeValidator(_named, json_schema_input_type=Text | Backbone)]
     precision: Precision | None = None
     data: dict[str, DataSource] = {}

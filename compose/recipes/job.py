@@ -19,6 +19,7 @@ class Job:
         overrides: `key=value` each, as they were given.
         target: the folder for its results.
         overwrite: whether the folder may hold another recipe's run, which then goes.
+        resume: whether to go on with what an interrupted run left.
     """
 
     document: Document
@@ -26,6 +27,7 @@ class Job:
     overrides: tuple[str, ...]
     target: Path
     overwrite: bool = False
+    resume: bool = False
 
     def of_seed(self, seed: int, target: Path) -> Job:
         """The same of one seed, with a folder of its own."""

@@ -24,7 +24,8 @@ class Stage(Section):
 
     A step takes at most `batch_size` rows, 16 where nothing is said, or as many rows of about one length
     as stay within `batch_tokens`, padding among them; with both, within both. `trunk_cache` computes the layers
-    below the first that adapters reach in the first epoch only.
+    below the first that adapters reach once only. A checkpoint, from which `compose run --resume` goes on, is written
+    after each epoch and after each `checkpoint_steps` steps.
     """
 
     expression: Text
@@ -42,6 +43,7 @@ class Stage(Section):
     train_layer_norms: Flag = False
     trunk_cache: Flag = False
     loss_weights: dict[str, NotNegative] = {}
+    checkpoint_steps: Count | None = None
 
     @property
     def rate(self) -> float:

@@ -20,6 +20,9 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run of another recipe in that folder.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; its weights come out the same, to the bit.")
+    ] = False,
 ) -> None:
     """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report."""
     from compose.recipes.shipped import find
@@ -30,4 +33,4 @@ def command(
     prepare_libraries()
     from compose.recipes.runner import run
 
-    run(path, set_ or [], out, overwrite)
+    run(path, set_ or [], out, overwrite, resume=resume)

@@ -61,20 +61,26 @@ class RunFolder:
         """Write a value as JSON."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
+    def so_far(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest would say now: some facts, how long it took, and with which versions."""
+        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+        return {
+            **facts,
+            "seconds": round(time.time() - self.started, 1),
+            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
+        }
+
     def finish(self, facts: dict[str, Any]) -> Path:
         """Write the manifest, take the mark off and move the folder to its place.
 
         Args:
             facts: what else to record of the run.
         """
-        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
         files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.name != MARK)
         manifest = {
             "status": "complete",
-            **facts,
+            **self.so_far(facts),
             "ended": _now(),
-            "seconds": round(time.time() - self.started, 1),
-            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
             "sha256": {path.relative_to(self.path).as_posix(): _digest(path) for path in files},
         }
         self.write_json(MANIFEST, manifest)
@@ -88,6 +94,15 @@ class RunFolder:
         else:
             os.replace(self.path, self.target)
         return self.target
+
+
+def seed_folder(seed: int) -> str:
+    """The name of the folder of one seed of several, in that of the run.
+
+    >>> seed_folder(3)
+    'seed-3'
+    """
+    return f"seed-{seed}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

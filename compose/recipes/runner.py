@@ -15,11 +15,14 @@ from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable
 from compose.recipes.job import Job
+from compose.recipes.loader import load_text
 from compose.recipes.pruning import prune_before
-from compose.recipes.report import write_report
+from compose.recipes.report.runs import Run
+from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe, Stage
 from compose.recipes.seeds import run_seeds
+from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.validate import read_recipe
 from compose.train.fit import Settings, fit
@@ -41,6 +44,8 @@ class Results:
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
@@ -81,7 +86,7 @@ def run(
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
     done = run_seeds(job, console, run_once) if len(recipe.seeds) > 1 else run_once(job.first(), console)
-    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.md, metrics.json, {PLAN}/")
+    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
 
 
@@ -101,9 +106,10 @@ def run_once(job: Job, console: Console) -> Path:
         results.stages.append(_train(experiment, stage, index, results, console, cache))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
+    results.parts = describe_parts(experiment)
+    results.systems = describe_systems(experiment, results.parts)
     _predict(experiment, results, console)
     folder.write_json("metrics.json", results.to_dict())
-    write_report(folder, recipe, results.to_dict())
     facts = {
         "recipe": recipe.name,
         "backbone": recipe.backbone.name,
@@ -112,6 +118,8 @@ def run_once(job: Job, console: Console) -> Path:
         "overrides": list(overrides),
         "peak_memory_mib": _peak_memory(),
     }
+    ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))
+    write_page(page_of([ran], recipe.report.plots), folder.write_text)
     return folder.finish(facts)
 
 

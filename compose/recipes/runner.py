@@ -22,6 +22,7 @@ from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe, Stage
 from compose.recipes.seeds import run_seeds
+from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.validate import read_recipe
@@ -63,8 +64,9 @@ def run(
     out: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    jobs: int = 1,
 ) -> Path:
-    """Runs a recipe.
+    """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
 
     Args:
         path: its file.
@@ -72,6 +74,7 @@ def run(
         out: the folder for results, by default `runs/` and the recipe's name.
         overwrite: whether the folder may hold another recipe's run, which then goes.
         console: says what happens.
+        jobs: how many members of a sweep run side by side, each in a process of its own.
 
     Returns:
         The folder, complete.
@@ -85,9 +88,14 @@ def run(
     job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite)
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
-    done = run_seeds(job, console, run_once) if len(recipe.seeds) > 1 else run_once(job.first(), console)
+    done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
     console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
+
+
+def run_job(job: Job, console: Console) -> Path:
+    """Runs a recipe without a sweep; gives its folder, complete."""
+    return run_seeds(job, console, run_once) if len(job.recipe.seeds) > 1 else run_once(job.first(), console)
 
 
 def run_once(job: Job, console: Console) -> Path:

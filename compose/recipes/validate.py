@@ -15,6 +15,7 @@ from compose.errors import Problem, RecipeError, nearest
 from compose.recipes.checks import check
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.loader import load_file
+from compose.recipes.members import members, placed
 from compose.recipes.overrides import apply_overrides
 from compose.recipes.schema import Recipe
 
@@ -85,10 +86,22 @@ def validate(document: Document) -> Recipe:
     except ValidationError as error:
         found = [_problem(document, details) for details in error.errors(include_url=False)]
         raise RecipeError(list(dict.fromkeys(found))) from None
-    problems = check(recipe, document)
+    problems = check(recipe, document) or _sweep_problems(recipe, document)
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _sweep_problems(recipe: Recipe, document: Document) -> list[Problem]:
+    """What is wrong with members of a sweep; what is wrong with several is said of the first."""
+    found: dict[tuple[str, str], Problem] = {}
+    for member in members(document, recipe.sweep):
+        try:
+            validate(member.document)
+        except RecipeError as error:
+            for problem in placed(document, member.values, recipe.sweep, error.problems):
+                found.setdefault((problem.where, problem.what), problem)
+    return list(found.values())
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from compose.recipes.aggregate import Estimate
 from compose.recipes.report.page import INK, Figure
@@ -35,7 +35,13 @@ class Matrix(NamedTuple):
     values: Sequence[Sequence[float | None]]
 
 
-def curves(name: str, alt: str, panels: Mapping[str, Sequence[Line]], xlabel: str, whole: bool = True) -> Figure:
+def curves(
+    name: str,
+    alt: str,
+    panels: Mapping[str, Sequence[Line]],
+    xlabel: str,
+    scale: Literal["whole", "linear", "log"] = "whole",
+) -> Figure:
     """Lines over a common axis, a panel for each quantity, with bands for the intervals of means.
 
     Args:
@@ -43,7 +49,7 @@ def curves(name: str, alt: str, panels: Mapping[str, Sequence[Line]], xlabel: st
         alt: what it shows.
         panels: the lines of each panel, by the name of its axis.
         xlabel: what the common axis is.
-        whole: whether that counts things, so that only whole numbers are marked.
+        scale: of that axis; `whole` counts things, so that only whole numbers are marked.
     """
 
     def draw(make: Any) -> Any:
@@ -61,7 +67,9 @@ def curves(name: str, alt: str, panels: Mapping[str, Sequence[Line]], xlabel: st
                 axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         last = axes[-1][0]
         last.set_xlabel(xlabel)
-        if whole:
+        if scale == "log":
+            last.set_xscale("log")
+        elif scale == "whole":
             last.xaxis.get_major_locator().set_params(integer=True)
         return figure
 

@@ -102,7 +102,8 @@ def read_run(folder: Path) -> Run:
     """
     manifest = read_complete(folder)
     if "members" in manifest:
-        raise FileError("holds a sweep, whose members are reported by themselves", where=str(folder))
+        hint = str(folder / manifest["members"][0])
+        raise FileError("holds a sweep, which is reported alone; its members are runs", where=str(folder), hint=hint)
     places = [folder / seed_folder(seed) for seed in manifest.get("seeds") or ()] or [folder]
     _check(folder, manifest, [place / "metrics.json" for place in places])
     metrics = tuple(_metrics(place / "metrics.json") for place in places)

@@ -10,8 +10,9 @@ from compose.recipes.report import costs, findings, scores
 from compose.recipes.report.html import to_html
 from compose.recipes.report.markdown import to_markdown
 from compose.recipes.report.page import Block, Page, Sub
-from compose.recipes.report.runs import Run, read_runs
+from compose.recipes.report.runs import Run, read_complete, read_runs
 from compose.recipes.report.svg import alone
+from compose.recipes.report.sweep import read_sweep, sweep_page
 
 Write = Callable[[str, str], None]
 """Writes a text under a name."""
@@ -23,7 +24,7 @@ def report(folders: Sequence[Path], out: Path | None = None, per_layer: bool = F
     """Reports finished runs side by side.
 
     Args:
-        folders: of the runs.
+        folders: of the runs, or of one sweep.
         out: the folder for the report; by default `reports/` and the runs' names.
         per_layer: whether to show where fusions look in each layer.
 
@@ -34,11 +35,18 @@ def report(folders: Sequence[Path], out: Path | None = None, per_layer: bool = F
         FileError: a folder that is no run, is not complete or is damaged, runs of different tasks, or a place that
             cannot be written.
     """
+    if len(folders) == 1 and "members" in read_complete(folders[0]):
+        found = read_sweep(folders[0])
+        return _written(sweep_page(found), out or Path("reports") / found.name)
     runs = read_runs(folders)
-    target = out or Path("reports") / "-".join(run.name for run in runs)[:80]
+    names = "-".join(run.name for run in runs)[:80]
+    return _written(page_of(runs, per_layer=per_layer), out or Path("reports") / names)
+
+
+def _written(page: Page, target: Path) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_page(page_of(runs, per_layer=per_layer), lambda name, text: _write(target / name, text))
+        write_page(page, lambda name, text: _write(target / name, text))
     except OSError as error:
         raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
     return target / HTML

@@ -134,6 +134,15 @@ class Head(nn.Module):
         """
         raise _abstract(self, "loss")
 
+    def counted(self, labels: Tensor) -> float:
+        """How many labels the loss is the mean over; so the losses of parts of a batch make up that of the whole.
+
+        Args:
+            labels: of a batch, as a collator makes them.
+        """
+        there = ~labels.isnan() & (labels != IGNORED) if labels.is_floating_point() else labels != IGNORED
+        return float(there.sum())
+
     def decode(self, windows: Sequence[Window], source: Source) -> dict[str, Any]:
         """The prediction for one input.
 

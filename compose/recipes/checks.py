@@ -24,15 +24,11 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
+from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.schema import Bundled, Head, Recipe, Stage
-from compose.recipes.shipped import bundled
-from compose.recipes.sources import columns_of, files_of
-from compose.train.data import read_examples
+from compose.recipes.schema import Head, Recipe, Stage
+from compose.recipes.sources import columns_of, has_test
 from compose.train.metrics import ERRORS, METRICS, Kind
-
-NEEDS = {"tagging": ("entities", "tags"), "causal_lm": ()}
-"""What the data of a kind of head must be labelled with; the others need a `label`."""
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -102,7 +98,7 @@ class _Checker:
         yield from self._names()
         yield from self._seeds()
         yield from self._precision()
-        yield from self._sources()
+        yield from source_problems(self.recipe, self.document)
         yield from self._options()
         yield from self._stages()
         yield from self._pruning()
@@ -137,44 +133,6 @@ class _Checker:
             for name in getattr(self.recipe, section):
                 if problem := name_problem(name, what):
                     yield self._at((section, name), problem.what, key=True, why=problem.why)
-
-    def _sources(self) -> Iterator[Problem]:
-        for name, source in self.recipe.data.items():
-            path: KeyPath = ("data", name)
-            given = [key for key in ("label", "entities", "tags") if getattr(source, key)]
-            if len(given) != 1:
-                said = " and ".join(given) or "none"
-                yield self._at(path, f"data.{name} needs one of label, entities and tags; it has {said}", key=True)
-                continue
-            if (source.tags is None) != (source.tokens is None):
-                yield self._at(path, f"data.{name}: tags and tokens belong together", key=True)
-                continue
-            clash = [key for key in ("text", "pair") if source.tokens and getattr(source, key)]
-            clash += ["pair"] if source.entities and source.pair else []
-            if clash:
-                yield self._at((*path, clash[0]), f"data.{name}: {clash[0]} has no meaning beside {given[0]}")
-                continue
-            if isinstance(source, Bundled) and source.name not in bundled():
-                what = f"there is no bundled data '{source.name}'"
-                yield self._at((*path, "name"), what, got=source.name, legal=bundled())
-                continue
-            yield from self._files(name)
-
-    def _files(self, name: str) -> Iterator[Problem]:
-        """Whether a source's files are there, and their first rows have the columns."""
-        source = self.recipe.data[name]
-        for part, file in zip(("train", "test"), files_of(source, self.folder), strict=True):
-            if file is None:
-                continue
-            try:
-                read_examples(file, columns_of(source), limit=1)
-            except FileError as error:
-                problem = error.problems[0]
-                columns = {value: key for key, value in source.model_dump().items() if isinstance(value, str)}
-                key = columns.get(problem.got, "name" if isinstance(source, Bundled) else part)
-                what = f"data.{name}: {problem.what}"
-                yield self._at(("data", name, key), what, why=problem.where, got=problem.got, legal=problem.legal)
-                return
 
     def _options(self) -> Iterator[Problem]:
         for name, adapter in self.recipe.adapters.items():
@@ -267,12 +225,14 @@ class _Checker:
                 yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
                 continue
             head = self.recipe.heads.get(task)
-            target = columns_of(source).target
-            if head is not None and target not in NEEDS.get(head.kind, ("label",)):
-                needs = " or ".join(NEEDS.get(head.kind, ("label",))) or "text alone"
-                what = f"the {head.kind} head '{task}' learns from {needs}, but data.{name} has {target}"
-                yield self._at(where, what)
-            if part == "test" and not isinstance(source, Bundled) and source.test is None:
+            if head is not None and (why := fit_problem(head, name, source)):
+                yield self._at(where, f"the {head.kind} head '{task}' {why}")
+            elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
+                what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
+                yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            if part == "test" and head is not None and head.kind == "causal_lm":
+                yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
+            if part == "test" and not has_test(source):
                 yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
 
     def _evaluate(self) -> Iterator[Problem]:
@@ -330,7 +290,7 @@ class _Checker:
             return
         for task in tasks_of(expression):
             source = self.recipe.data.get(str(task))
-            if source is not None and source.pair:
+            if source is not None and columns_of(source).pair:
                 yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")
 
     def _expression(self, path: KeyPath, text: str) -> tuple[Expression, list[Problem]]:

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from compose.errors import Problem, RecipeError
-from compose.recipes.document import Document
+from compose.recipes.document import Document, Place
 from compose.recipes.overrides import apply_overrides
 
 MOST = 256
@@ -32,16 +32,26 @@ class Member:
     Args:
         name: of its folder: its number, and what is its own.
         values: by key, what is its own.
-        document: the recipe with these values.
+        places: where these values stand in the sweep.
+        document: the recipe with these values, each at its place in the sweep.
     """
 
     name: str
     values: Mapping[str, Any]
+    places: tuple[Place, ...]
     document: Document
 
     def overrides(self) -> tuple[str, ...]:
         """What makes the recipe this member, as `--set` takes it."""
         return (f"{SWEEP}={{}}", *(_override(key, value) for key, value in self.values.items()))
+
+    def told(self, problem: Problem) -> Problem:
+        """A problem of this member: one that does not stand at a value of its own says which these are."""
+        lines = {str(place).rsplit(":", 1)[0] for place in self.places}
+        if problem.where.rsplit(":", 1)[0] in lines:
+            return problem
+        what = ", ".join(f"{key}={_shown(value)}" for key, value in self.values.items())
+        return replace(problem, why=f"with {what}" + (f": {problem.why}" if problem.why else ""))
 
 
 def members(document: Document, sweep: Mapping[str, Sequence[Any]]) -> list[Member]:
@@ -70,41 +80,27 @@ def members(document: Document, sweep: Mapping[str, Sequence[Any]]) -> list[Memb
     found = []
     for number, places in enumerate(product(*(range(len(values)) for values in sweep.values())), 1):
         values = {key: sweep[key][place] for key, place in zip(sweep, places, strict=True)}
-        overrides = [_override(key, value) for key, value in values.items()]
+        at = {
+            f"--set {_override(key, values[key])}": document.place((SWEEP, key, place))
+            for key, place in zip(sweep, places, strict=True)
+        }
         try:
-            changed = apply_overrides(plain, overrides)
+            changed = apply_overrides(plain, [source.removeprefix("--set ") for source in at])
         except RecipeError as error:
-            raise RecipeError(placed(document, values, sweep, error.problems)) from None
-        found.append(Member(_name(number, count, values), values, changed))
+            raise RecipeError([_moved(problem, at) for problem in error.problems]) from None
+        keys, inside = (
+            {path: at.get(place.source, place) for path, place in known.items()}
+            for known in (changed.keys, changed.values)
+        )
+        name = _name(number, count, values)
+        found.append(Member(name, values, tuple(at.values()), replace(changed, keys=keys, values=inside)))
     return found
 
 
-def placed(
-    document: Document, values: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]], problems: Sequence[Problem]
-) -> list[Problem]:
-    """A member's problems: at the value of the sweep that has them, or with what the member is.
-
-    Args:
-        document: the recipe with the sweep.
-        values: the member's.
-        sweep: all values by key.
-        problems: what is wrong with the member.
-    """
-    at = {
-        f"--set {_override(key, value)}": document.place((SWEEP, key, list(sweep[key]).index(value)))
-        for key, value in values.items()
-    }
-    what = ", ".join(f"{key}={_shown(value)}" for key, value in values.items())
-    found = []
-    for problem in problems:
-        source = next((source for source in at if problem.where == source), None)
-        if source is None:
-            why = f"with {what}" + (f": {problem.why}" if problem.why else "")
-            found.append(replace(problem, why=why))
-        else:
-            here = at[source].problem(problem.what)
-            found.append(replace(problem, where=here.where, text=here.text, span=here.span))
-    return found
+def _moved(problem: Problem, at: Mapping[str, Place]) -> Problem:
+    """A problem with an override, at the value of the sweep that it came from."""
+    here = at[problem.where].problem(problem.what)
+    return replace(problem, where=here.where, text=here.text, span=here.span)
 
 
 def _override(key: str, value: Any) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from compose.recipes.loader import load_text, scalar
-from compose.recipes.schema import Jsonl, Recipe
+from compose.recipes.schema import Recipe
+from compose.recipes.sources import absolute
 from compose.runtime.batches import step_limits
 
 
@@ -39,17 +40,7 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
         folder: where its relative paths begin; they are made absolute.
         labels: of each head that has labels.
     """
-    data = {
-        name: source.model_copy(
-            update={
-                "train": str((folder / source.train).resolve()),
-                "test": str((folder / source.test).resolve()) if source.test else None,
-            }
-        )
-        if isinstance(source, Jsonl)
-        else source
-        for name, source in recipe.data.items()
-    }
+    data = {name: absolute(source, lambda _: folder) for name, source in recipe.data.items()}
     heads = {
         name: head.model_copy(update={"labels": labels.get(name, head.labels)}) for name, head in recipe.heads.items()
     }

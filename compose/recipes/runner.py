@@ -103,7 +103,7 @@ def run_once(job: Job, console: Console) -> Path:
     document, recipe, overrides = job.document, job.recipe, job.overrides
     experiment = build(recipe, document)
     folder = RunFolder(job.target, recipe.name, job.overwrite)
-    folder.write_text("recipe.yaml", document.text)
+    job.write_given(folder)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
     folder.write_text("resolved.yaml", to_yaml(resolved))

@@ -36,7 +36,7 @@ def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
         The run's folder, complete: `metrics.json` has means, standard deviations and intervals.
     """
     folder = RunFolder(job.target, job.recipe.name, job.overwrite)
-    folder.write_text("recipe.yaml", job.document.text)
+    job.write_given(folder)
     places = [folder.path / seed_folder(seed) for seed in job.recipe.seeds]
     for seed, place in zip(job.recipe.seeds, places, strict=True):
         if read_manifest(place) is None:  # else it was run before the run was interrupted

@@ -48,7 +48,7 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     """
     every = members(job.document, job.recipe.sweep)
     folder = RunFolder(job.target, job.recipe.name, job.overwrite)
-    folder.write_text("recipe.yaml", job.document.text)
+    job.write_given(folder)
     todo = {
         place: _job(job, member, folder.path / member.name)
         for place, member in enumerate(every)

@@ -271,3 +271,13 @@ def test_adapters_that_snip_prunes_before_their_stage(place: Path, capsys: pytes
     )
     masks = load_plan(other / "plan").model.adapters["letter"].masks.by_name()
     assert any(not mask.equal(masks[name]) for name, mask in adapter.masks.by_name().items())
+
+
+def test_the_files_of_a_recipe_are_kept(place: Path) -> None:
+    own = "include: tiny.yaml\nname: over\nevaluate: {baselines: [], drop_curve: null, fusion_attention: false}\n"
+    (place / "over.yaml").write_text(own, "utf-8")
+    done = run(place / "over.yaml", ["report.plots=false"], out=place / "over", console=Console(quiet=True))
+    assert (done / "recipe.yaml").read_text("utf-8") == own
+    assert (done / "included-1-tiny.yaml").read_text("utf-8") == (place / "tiny.yaml").read_text("utf-8")
+    resolved = read_recipe(done / "resolved.yaml")[1]
+    assert resolved.name == "over" and resolved.include is None and not resolved.evaluate.baselines

@@ -13,11 +13,13 @@ from compose.errors import ConfigError, FileError, InputError
 from compose.heads.spec import make_head_config
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
-from compose.train.data import Columns, Dataset, Example, read_examples, sample
+from compose.train.columns import Columns
+from compose.train.data import Dataset, Example, sample
 from compose.train.evaluate import evaluate, spans_of_tags
 from compose.train.extras import require
 from compose.train.fit import Settings, fit
 from compose.train.head_only import head_only
+from compose.train.read import read_examples
 from compose.train.rows import row_groups
 from compose.train.tfidf import tfidf
 from tests.heads.texts import bert, tokenizer

@@ -4,7 +4,20 @@ Only closed lists of kinds; nothing in a recipe names code. What the sections sa
 (adapters in expressions, heads of tasks, columns of data) is checked in `recipes/checks.py`.
 """
 
-from compose.recipes.schema.data import Bundled, DataSource, Jsonl, Sample, Source
+from compose.recipes.schema.data import (
+    DATA_KINDS,
+    Bundled,
+    Conll,
+    Csv,
+    DataSource,
+    Hub,
+    Jsonl,
+    Local,
+    Parquet,
+    Sample,
+    Source,
+    Table,
+)
 from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
@@ -17,14 +30,20 @@ __all__ = [
     "Baseline",
     "Bundled",
     "Compare",
+    "Conll",
+    "Csv",
+    "DATA_KINDS",
     "DataSource",
     "DropCurve",
     "Evaluate",
     "Fusion",
     "Head",
+    "Hub",
     "Jsonl",
     "LEARNING_RATES",
+    "Local",
     "MetricName",
+    "Parquet",
     "Precision",
     "Predict",
     "Recipe",
@@ -33,4 +52,5 @@ __all__ = [
     "Sample",
     "Source",
     "Stage",
+    "Table",
 ]

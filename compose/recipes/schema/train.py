@@ -22,9 +22,26 @@ LEARNING_RATES: dict[str, float] = {
 class Stage(Section):
     """A stage of training; stages run in order.
 
-    A step takes at most `batch_size` rows, 16 where nothing is said, or as many rows of about one length
-    as stay within `batch_tokens`, padding among them; with both, within both. `trunk_cache` computes the layers
-    below the first that adapters reach in the first epoch only.
+    A step takes at most `batch_size` rows, or as many rows of about one length as stay within `batch_tokens`; with
+    both, within both.
+
+    Args:
+        expression: what is trained; each of its tasks learns from the data of its name.
+        regime: which of the weights are trained.
+        name: of the stage, for reports.
+        data: the source of a task, where it is not the one of its name.
+        examples: how many examples of each task to learn from, drawn by the seed; all by default.
+        epochs: how often each example is seen.
+        batch_size: the most rows of a step; 16 where `batch_tokens` is not given either.
+        batch_tokens: the most tokens of a step, padding among them.
+        learning_rate: by default 1e-4 for adapters, 5e-5 for fusions and the last layers, 1e-3 for heads alone, 2e-5
+            for the whole backbone.
+        weight_decay: of AdamW.
+        warmup: the share of the steps in which the learning rate rises; it then falls to 0.
+        last: how many layers `last_layers` trains.
+        train_layer_norms: whether the backbone's LayerNorms are trained too.
+        trunk_cache: whether the layers below the first that adapters reach are computed in the first epoch only.
+        loss_weights: by task, what its loss is multiplied by.
     """
 
     expression: Text

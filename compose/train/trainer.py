@@ -1,0 +1,117 @@
+"""The loop itself: the Trainer of transformers, over steps that are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from compose.train.steps import Step
+from compose.train.work import Work
+
+MAX_NORM = 1.0
+"""Gradients are cut to this norm."""
+
+
+class Arguments(TrainingArguments):
+    """A model trains where it is."""
+
+    place_model_on_device = False
+
+
+class Steps(TrainerCallback):
+    """Follows a training from step to step.
+
+    Args:
+        done: steps that were done before.
+        begin: called before the first step.
+        end: called after each one with its loss; gives whether training is to stop.
+    """
+
+    def __init__(self, done: int, begin: Callable[[], None], end: Callable[[float], bool]) -> None:
+        self.done, self.begin, self.end = done, begin, end
+        self.loss = 0.0
+        self._begun = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.global_step = self.done
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._begun:
+            self._begun = True
+            self.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.end(self.loss):
+            control.should_training_stop = True
+
+
+class StepTrainer(Trainer):
+    """A Trainer that is given whole steps, over all processes, and divides each one itself.
+
+    Checkpoints and the order of rows are ours: a Trainer's are not written whole, and know no token budgets.
+
+    Args:
+        work: computes the gradients of a step.
+        steps: those still to do.
+        done: how many were done before.
+        optimizers: the optimizer and the schedule.
+        folder: where loggers write.
+        told: of each step.
+        report_to: the loggers, by the Trainer's names.
+        callbacks: others that are told of what happens.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        steps: Sequence[Step],
+        done: int,
+        optimizers: tuple[Any, Any],
+        folder: Path,
+        told: Steps,
+        report_to: Sequence[str] = (),
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        arguments = Arguments(
+            output_dir=str(folder),
+            max_steps=done + len(steps),
+            max_grad_norm=MAX_NORM,
+            seed=work.settings.seed,
+            use_cpu=work.model.device.type == "cpu",
+            ddp_find_unused_parameters=True,  # a step runs some tasks, and on some layers
+            ddp_broadcast_buffers=False,
+            report_to=list(report_to) or "none",
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        )
+        arguments._setup_devices  # noqa: B018 (counts the devices, so that what follows stays)
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # several belong to several processes
+        self.work, self.steps, self.told = work, steps, told
+        super().__init__(work.module, arguments, optimizers=optimizers, callbacks=[*callbacks, told])
+        self.remove_callback(PrinterCallback)
+        self.accelerator.device_placement = False
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The steps in order; its generator leaves the random numbers of training alone."""
+        data: Any = [{"step": step} for step in self.steps]
+        return DataLoader(data, batch_size=None, collate_fn=_same, generator=torch.Generator())
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Computes the gradients of a step, and gives its loss."""
+        value = self.work.run(model, inputs["step"], self.state.global_step + 1, self.accelerator)
+        self.told.loss = float(value)
+        return value.to(self.args.device)
+
+
+def _same(item: Any) -> Any:
+    return item

@@ -24,7 +24,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
-from compose.recipes.data_checks import fit_problem, source_problems
+from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
@@ -204,11 +204,18 @@ class _Checker:
         if stage.regime in ("adapters", "full+adapters") and not leaves(expression):
             yield at.problem("the expression has no adapter to train", hint="regime: heads")
         tasks = [task for task in tasks_of(expression) if task]
-        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights)):
+        weights = stage.class_weights if isinstance(stage.class_weights, dict) else {}
+        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights), ("class_weights", weights)):
             for task in named:
                 if task not in tasks:
                     what = f"the expression has no task '{task}'"
                     yield self._at((*path, key, task), what, key=True, got=task, legal=tuple(tasks))
+        for task in tasks if stage.early_stopping is not None else ():
+            source = self.recipe.data.get(stage.data.get(task, task))
+            if source is not None and source.validation is None:
+                what = f"early_stopping needs a validation part, which the data of task '{task}' lack"
+                hint = f"data.{stage.data.get(task, task)}.validation: 0.1"
+                yield self._at((*path, "early_stopping"), what, key=True, hint=hint)
         yield from self._data(tasks, stage.data, (*path, "data"), (*path, "expression"), "train")
 
     def _data(
@@ -227,6 +234,11 @@ class _Checker:
             head = self.recipe.heads.get(task)
             if head is not None and (why := fit_problem(head, name, source)):
                 yield self._at(where, f"the {head.kind} head '{task}' {why}")
+            elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
+                what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
+                yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            if part == "test" and head is not None and head.kind == "causal_lm":
+                yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
             if part == "test" and not has_test(source):
                 yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
 

@@ -12,18 +12,18 @@ from compose.recipes.schema import Bundled, Csv, DataSource, Head, Recipe, Table
 from compose.recipes.shipped import bundled
 from compose.recipes.sources import columns_of, parts_of
 from compose.train.columns import TARGETS
-from compose.train.data import Target
+from compose.train.data import Dataset, Example, Target
 from compose.train.formats.row import FilePart
 from compose.train.read import read_part
 
-FIRST_ROWS = 32
+FIRST_ROWS = 20
 """How many rows of each file are looked at."""
 
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
-    "multi_label": ("labels", "label"),
-    "regression": ("score", "label"),
+    "multi_label": ("labels",),
+    "regression": ("score",),
 }
 """What the data of a kind of head (or of a problem) must be labelled with; the others need a `label`."""
 
@@ -47,6 +47,28 @@ def fit_problem(head: Head, name: str, source: DataSource) -> str | None:
     if target in needs:
         return None
     return f"learns from {' or '.join(map(_told, needs))}, but data.{name} has {_told(target)}"
+
+
+def lacking_labels(head: Head, source: DataSource, folder: Path) -> tuple[str, ...]:
+    """The labels of a source that a head with labels of its own does not have, as far as the first rows show them.
+
+    Args:
+        head: the head.
+        source: the source.
+        folder: where its relative paths begin.
+    """
+    if not isinstance(head.labels, list):
+        return ()
+    columns = columns_of(source)
+    rows: list[Example] = []
+    for part in parts_of(source, folder):
+        if isinstance(part, FilePart):
+            try:
+                rows += read_part(part, columns, FIRST_ROWS)
+            except FileError:  # which is told of at the source
+                return ()
+    found = Dataset("", columns.target, tuple(rows), names=columns.label_names()).labels()
+    return tuple(label for label in found if label not in head.labels)
 
 
 def _told(target: Target) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compose.recipes.document import Document
+from compose.recipes.folder import RunFolder
 from compose.recipes.schema import Recipe
 
 
@@ -28,6 +29,12 @@ class Job:
     target: Path
     overwrite: bool = False
     resume: bool = False
+
+    def write_given(self, folder: RunFolder) -> None:
+        """Writes the recipe as it was given, and the files that it includes, into a folder."""
+        folder.write_text("recipe.yaml", self.document.text)
+        for number, (name, text) in enumerate(self.document.included, 1):
+            folder.write_text(f"included-{number}-{Path(name).name}", text)
 
     def of_seed(self, seed: int, target: Path) -> Job:
         """The same of one seed, with a folder of its own."""

@@ -108,7 +108,7 @@ def _fit(
             rows = [
                 {
                     **items[place].rows[0].features,
-                    "labels": {head.name: row_label(examples[place], items[place])},
+                    "labels": {head.name: row_label(examples[place], items[place], head)},
                 }
                 for place in chosen
             ]

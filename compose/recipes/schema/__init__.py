@@ -5,6 +5,7 @@ Only closed lists of kinds; nothing in a recipe names code. What the sections sa
 """
 
 from compose.recipes.schema.data import (
+    DATA_KINDS,
     Bundled,
     Conll,
     Csv,
@@ -21,7 +22,7 @@ from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, Metri
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
-from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage
+from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage, Temperature
 
 __all__ = [
     "Adapter",
@@ -31,6 +32,7 @@ __all__ = [
     "Compare",
     "Conll",
     "Csv",
+    "DATA_KINDS",
     "DataSource",
     "DropCurve",
     "Evaluate",
@@ -50,5 +52,6 @@ __all__ = [
     "Sample",
     "Source",
     "Stage",
+    "Temperature",
     "Table",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
@@ -227,3 +227,8 @@ Local = Jsonl | Csv | Parquet | Conll
 """Sources that are files on this machine."""
 
 DataSource = Annotated[Bundled | Jsonl | Csv | Parquet | Conll | Hub, Field(discriminator="kind")]
+
+DATA_KINDS: tuple[str, ...] = tuple(
+    get_args(source.model_fields["kind"].annotation)[0] for source in (Bundled, Jsonl, Csv, Parquet, Conll, Hub)
+)
+"""What `kind` may say."""

@@ -19,12 +19,21 @@ def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Metrics = Annotated[tuple[MetricName, ...], BeforeValidator(_several), Field(min_length=1)]
+Metrics = Annotated[
+    tuple[MetricName, ...],
+    BeforeValidator(_several, json_schema_input_type=MetricName | list[MetricName]),
+    Field(min_length=1),
+]
 """A metric's name, or several."""
 
 
 class DropCurve(Section):
-    """Scores and speed as adapters are dropped from the first layers."""
+    """Scores and speed as adapters are dropped from the first layers.
+
+    Args:
+        expression: whose adapters are dropped.
+        first: from how many of the first layers, each in turn.
+    """
 
     expression: Text
     first: Annotated[tuple[Natural, ...], Field(min_length=1)]

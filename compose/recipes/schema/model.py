@@ -8,7 +8,12 @@ from compose.recipes.schema.base import Count, Fraction, OpenSection, Section, T
 
 
 class Backbone(Section):
-    """The frozen transformer: its name as `compose.load` takes it, and the type of its weights."""
+    """The frozen transformer; a name alone, `backbone: minilm`, says as much.
+
+    Args:
+        name: a short name, a hub id or a folder, as `compose.load` takes it.
+        dtype: the type of its weights; by default that of its files.
+    """
 
     name: Text
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
@@ -17,9 +22,12 @@ class Backbone(Section):
 class Adapter(OpenSection):
     """An adapter: a method or preset, and options of it.
 
-    With `sparsity`, that share of its matrices' weights is pruned before training; `pruning` decides which go. `snip`
-    does so just before the first stage that has the adapter, by the loss of that stage on `pruning_examples` of each
-    of its tasks (256 where nothing is said).
+    Args:
+        method: a method or preset, as `compose methods` lists them.
+        sparsity: the share of its matrices' weights that is pruned before training.
+        pruning: which of them go. `snip` decides it just before the first stage that has the adapter, by the loss of
+            that stage.
+        pruning_examples: how many examples of each of the stage's tasks `snip` looks at; 256 by default.
     """
 
     method: Text
@@ -29,14 +37,24 @@ class Adapter(OpenSection):
 
 
 class Head(OpenSection):
-    """A head: its kind, its labels (by default those of its data), and options of the kind."""
+    """A head: its kind, its labels, and options of the kind.
+
+    Args:
+        kind: what it answers.
+        labels: their number, their names, or a mapping of names to ids; by default those of its data.
+    """
 
     kind: Text
     labels: Any = None
 
 
 class Fusion(OpenSection):
-    """A fusion: the Fuse that it is for, its kind (`dynamic`: attention with a value matrix), and options."""
+    """A fusion: the Fuse that it is for, its kind, and options of the kind.
+
+    Args:
+        expression: a `Fuse` over adapters.
+        kind: `dynamic`: attention with a value matrix; `static`: without; the others scale each child (ScaLearn).
+    """
 
     expression: Text
     kind: Literal["dynamic", "static", "scalearn", "scalearn_uniform", "scalearn++", "scalearn_uniform++"] = "dynamic"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -68,7 +69,9 @@ def validate(
 
     _, checked = read_recipe(find(recipe), set_ or [])
     stages, adapters = len(checked.train), len(checked.adapters)
-    print(f"{recipe}: valid ({adapters} adapters, {len(checked.heads)} heads, {stages} stages)")
+    runs = math.prod(map(len, checked.sweep.values())) * max(1, len(checked.seeds))
+    several = f", {runs} runs" if runs > 1 else ""
+    print(f"{recipe}: valid ({adapters} adapters, {len(checked.heads)} heads, {stages} stages{several})")
 
 
 @app.command("schema")

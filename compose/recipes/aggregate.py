@@ -58,7 +58,7 @@ def estimate(values: Iterable[float]) -> Estimate:
     if len(found) < 2:
         return Estimate(mean, None, None, None, found)
     deviation = statistics.stdev(found)
-    factor = float(require("scipy.stats").t.ppf((1 + CONFIDENCE) / 2, len(found) - 1))
+    factor = float(require("scipy.special").stdtrit(len(found) - 1, (1 + CONFIDENCE) / 2))
     half = factor * deviation / math.sqrt(len(found))
     return Estimate(mean, deviation, mean - half, mean + half, found)
 

@@ -67,20 +67,26 @@ class RunFolder:
         """Write a value as JSON."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
+    def so_far(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest would say now: some facts, how long it took, and with which versions."""
+        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+        return {
+            **facts,
+            "seconds": round(time.time() - self.started, 1),
+            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
+        }
+
     def finish(self, facts: dict[str, Any]) -> Path:
         """Write the manifest, take the mark off and move the folder to its place.
 
         Args:
             facts: what else to record of the run.
         """
-        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
         own = [path for path in self.path.rglob("*") if path.is_file() and not _passes(path, self.path)]
         manifest = {
             "status": "complete",
-            **facts,
+            **self.so_far(facts),
             "ended": _now(),
-            "seconds": round(time.time() - self.started, 1),
-            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
             "sha256": {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(own)},
         }
         self.write_json(MANIFEST, manifest)
@@ -122,6 +128,15 @@ def settle(target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
+
+
+def seed_folder(seed: int) -> str:
+    """The name of the folder of one seed of several, in that of the run.
+
+    >>> seed_folder(3)
+    'seed-3'
+    """
+    return f"seed-{seed}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

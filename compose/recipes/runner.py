@@ -15,25 +15,25 @@ from compose.recipes import measure
 from compose.recipes.begun import begin, begun_with, is_done
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
-from compose.recipes.folder import (
-    RunFolder,
-    check_replaceable,
-    checkpoint_in,
-    is_interrupted,
-    read_manifest,
-    settle,
-    unfinished,
-)
+from compose.recipes.folder import RunFolder, check_replaceable, settle
+from compose.recipes.following import follow
 from compose.recipes.job import Job
-from compose.recipes.report import write_report
+from compose.recipes.loader import load_text
+from compose.recipes.report.runs import Run
+from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe
-from compose.recipes.seeds import run_seeds, seed_folder
+from compose.recipes.seeds import run_seeds
+from compose.recipes.sweeping import run_sweep
+from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
 from compose.train.processes import is_first
 from compose.train.rows import cut_inputs
+
+LOGS = "logs"
+"""The folder of what TensorBoard reads, where a recipe logs with it."""
 
 PLAN = "plan"
 """The folder of the composition that `compose predict` answers with."""
@@ -50,6 +50,8 @@ class Results:
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
@@ -67,9 +69,10 @@ def run(
     out: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    jobs: int = 1,
     resume: bool = False,
 ) -> Path:
-    """Runs a recipe.
+    """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
 
     Where `torchrun` or `accelerate launch` started several processes, all of them train, and the first does the rest.
 
@@ -79,6 +82,7 @@ def run(
         out: the folder for results, by default `runs/` and the recipe's name.
         overwrite: whether the folder may hold another recipe's run, which then goes.
         console: says what happens.
+        jobs: how many members of a sweep run side by side, each in a process of its own.
         resume: whether to go on with what an interrupted run of the same recipe left; where there is nothing, the run
             begins anew.
 
@@ -97,9 +101,14 @@ def run(
     settle(job.target)
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
-    done = run_seeds(job, console, run_once) if len(recipe.seeds) > 1 else run_once(job.first(), console)
-    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.md, metrics.json, {PLAN}/")
+    done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
+    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
+
+
+def run_job(job: Job, console: Console) -> Path:
+    """Runs a recipe without a sweep; gives its folder, complete."""
+    return run_seeds(job, console, run_once) if len(job.recipe.seeds) > 1 else run_once(job.first(), console)
 
 
 def run_once(job: Job, console: Console) -> Path:
@@ -108,6 +117,8 @@ def run_once(job: Job, console: Console) -> Path:
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
+    results = Results(recipe.name, recipe.seed)
+    training = Training(experiment, console, partial(_note_cut, results, console))
     begun = begun_with(experiment, resolved)
     if is_done(job, begun, console):
         return job.target
@@ -116,15 +127,14 @@ def run_once(job: Job, console: Console) -> Path:
     job.write_given(folder)
     folder.write_text("resolved.yaml", to_yaml(resolved))
     console.say(str(experiment.model.summary()))
-    results = Results(recipe.name, recipe.seed)
-    training = Training(experiment, console, partial(_note_cut, results, console))
     for index in range(len(recipe.train)):
-        results.stages.append(training.stage(index, folder.checkpoint(index)))
+        results.stages.append(training.stage(index, folder.checkpoint(index), folder.path / LOGS))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
+    results.parts = describe_parts(experiment)
+    results.systems = describe_systems(experiment, results.parts)
     _predict(experiment, results, console)
     folder.write_json("metrics.json", results.to_dict())
-    write_report(folder, recipe, results.to_dict())
     facts = {
         "recipe": recipe.name,
         "backbone": recipe.backbone.name,
@@ -134,22 +144,9 @@ def run_once(job: Job, console: Console) -> Path:
         "fingerprints": {key: begun[key] for key in ("data", "backbone")},
         "peak_memory_mib": _peak_memory(),
     }
+    ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))
+    write_page(page_of([ran], recipe.report.plots), folder.write_text)
     return folder.finish(facts)
-
-
-def follow(job: Job) -> Path:
-    """Takes part in the training of a run, which another process writes down; gives the run's folder."""
-    console = Console(quiet=True)
-    for seed in job.recipe.seeds or (job.recipe.seed,):
-        several = len(job.recipe.seeds) > 1
-        place = unfinished(job.target) / seed_folder(seed) if several else job.target
-        if job.resume and not is_interrupted(place) and read_manifest(place) is not None:
-            continue
-        one = job.of_seed(seed, place)
-        training = Training(build(one.recipe, one.document), console)
-        for index in range(len(one.recipe.train)):
-            training.stage(index, checkpoint_in(unfinished(place), index) if job.resume else None)
-    return job.target
 
 
 def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, tuple[int, int]]) -> None:

@@ -10,8 +10,11 @@ from typing import Any
 from compose.recipes.aggregate import aggregate
 from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
-from compose.recipes.folder import RunFolder, read_manifest
+from compose.recipes.folder import RunFolder, read_manifest, seed_folder
 from compose.recipes.job import Job
+from compose.recipes.loader import load_text
+from compose.recipes.report.runs import Run
+from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import with_seeds
 from compose.recipes.tables import estimate_table
 
@@ -20,15 +23,6 @@ RunOne = Callable[[Job, Console], Path]
 
 SHARED = ("backbone", "precision")
 """What the seeds' manifests say alike, and their run's says too."""
-
-
-def seed_folder(seed: int) -> str:
-    """The name of a seed's folder.
-
-    >>> seed_folder(3)
-    'seed-3'
-    """
-    return f"seed-{seed}"
 
 
 def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
@@ -53,7 +47,8 @@ def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
         if read_manifest(place) is None:  # else it was run before the run was interrupted
             console.heading(f"seed {seed}")
             run_one(job.of_seed(seed, place), console)
-    folder.write_text("resolved.yaml", with_seeds((places[0] / "resolved.yaml").read_text("utf-8"), job.recipe.seeds))
+    resolved = with_seeds((places[0] / "resolved.yaml").read_text("utf-8"), job.recipe.seeds)
+    folder.write_text("resolved.yaml", resolved)
     metrics = [json.loads((place / "metrics.json").read_text("utf-8")) for place in places]
     results = aggregate(metrics)
     folder.write_json("metrics.json", results)
@@ -66,6 +61,9 @@ def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
         "overrides": list(job.overrides),
         "peak_memory_mib": max(manifest.get("peak_memory_mib", 0) for manifest in manifests),
     }
+    recipe = load_text(resolved).data
+    ran = Run(job.recipe.name, job.target, recipe, tuple(metrics), folder.so_far(facts))
+    write_page(page_of([ran], job.recipe.report.plots), folder.write_text)
     return folder.finish(facts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from compose.recipes.console import table
@@ -123,3 +123,14 @@ def gigaflops(flops: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def sweep_table(trials: Sequence[Any], scores: Callable[[Any], Mapping[str, Any]]) -> str:
+    """The members of a sweep, and the mean score of each system of each."""
+    found = [{name: score.to_dict() for name, score in scores(trial).items()} for trial in trials]
+    systems = list(dict.fromkeys(name for each in found for name in each))
+    rows = [
+        [trial.name, *(spread(each.get(name)) if trial.run else "failed" for name in systems)]
+        for trial, each in zip(trials, found, strict=True)
+    ]
+    return table(["member", *systems], rows)

@@ -14,6 +14,7 @@ from compose.recipes.checks import check
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.include import INCLUDE, load_recipe
 from compose.recipes.keys import RENAMED, Renamed, renamed_keys, unknown_key
+from compose.recipes.members import members
 from compose.recipes.overrides import apply_overrides
 from compose.recipes.schema import DATA_KINDS, DataSource, Recipe
 from compose.recipes.sources import absolute
@@ -78,10 +79,22 @@ def validate(document: Document, renamed: Sequence[Renamed] = RENAMED) -> Recipe
     if older:  # among options, which are free here
         raise RecipeError(list(older.values()))
     recipe = recipe.model_copy(update={"data": _located(recipe, document)})
-    problems = check(recipe, document)
+    problems = check(recipe, document) or _sweep_problems(recipe, document)
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _sweep_problems(recipe: Recipe, document: Document) -> list[Problem]:
+    """What is wrong with members of a sweep; what is wrong with several is said of the first."""
+    found: dict[tuple[str, str], Problem] = {}
+    for member in members(document, recipe.sweep):
+        try:
+            validate(member.document)
+        except RecipeError as error:
+            for problem in map(member.told, error.problems):
+                found.setdefault((problem.where, problem.what), problem)
+    return list(found.values())
 
 
 def _located(recipe: Recipe, document: Document) -> dict[str, DataSource]:

@@ -63,7 +63,7 @@ class Identity:
         ]
 
 
-FREE = ("checkpoint_steps",)
+FREE = ("checkpoint_steps", "log")
 """Settings that another part of the same training may have otherwise."""
 
 

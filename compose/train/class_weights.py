@@ -33,9 +33,7 @@ def weighing(model: Model, groups: Sequence[RowGroup], chosen: Mapping[str, Clas
         ConfigError: everything that is wrong: tasks that there are not or whose head has no classes, labels that it
             does not have.
     """
-    problems = [problem for task, weights in chosen.items() for problem in _problems(model, groups, task, weights)]
-    if problems:
-        raise ConfigError(problems)
+    check_class_weights(model, [task for group in groups for task in group.tasks], chosen)
     heads = {task: model.heads[task] for task in chosen}
     try:
         for task, head in heads.items():
@@ -44,6 +42,23 @@ def weighing(model: Model, groups: Sequence[RowGroup], chosen: Mapping[str, Clas
     finally:
         for head in heads.values():
             head.class_weights = None
+
+
+def check_class_weights(model: Model, tasks: Iterable[str], chosen: Mapping[str, ClassWeights]) -> None:
+    """Refuses weights for what there is not.
+
+    Args:
+        model: whose heads.
+        tasks: that are trained.
+        chosen: by task.
+
+    Raises:
+        ConfigError: tasks that there are not or whose head has no classes, labels that it does not have.
+    """
+    legal = tuple(dict.fromkeys(tasks))
+    problems = [problem for task, weights in chosen.items() for problem in _problems(model, legal, task, weights)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def weights_of(head: Head, groups: Sequence[RowGroup], chosen: ClassWeights) -> Tensor:
@@ -55,7 +70,7 @@ def weights_of(head: Head, groups: Sequence[RowGroup], chosen: ClassWeights) -> 
         chosen: `balanced` is rows / (labels x rows with the label), as in scikit-learn; a label that no row has is 1.
     """
     if chosen != "balanced":
-        return torch.tensor([float(chosen.get(label, 1.0)) for label in head.labels])
+        return torch.tensor([float(chosen.get(label, 1.0)) for label in head.labels], dtype=torch.float64)
     counts = Counter(
         each
         for group in groups
@@ -65,9 +80,8 @@ def weights_of(head: Head, groups: Sequence[RowGroup], chosen: ClassWeights) -> 
         if each != IGNORED
     )
     total = counts.total()
-    return torch.tensor(
-        [total / (len(counts) * counts[place]) if counts[place] else 1.0 for place in range(len(head.labels))]
-    )
+    found = [total / (len(counts) * counts[place]) if counts[place] else 1.0 for place in range(len(head.labels))]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def _ids(head: Head, label: Any) -> Iterable[int]:
@@ -75,10 +89,9 @@ def _ids(head: Head, label: Any) -> Iterable[int]:
     return [head.encode_label(each) for each in (several if isinstance(several, list | tuple) else [several])]
 
 
-def _problems(model: Model, groups: Sequence[RowGroup], task: str, chosen: ClassWeights) -> Iterator[Problem]:
-    legal = tuple(dict.fromkeys(name for group in groups for name in group.tasks))
+def _problems(model: Model, legal: tuple[str, ...], task: str, chosen: ClassWeights) -> Iterator[Problem]:
     if task not in legal:
-        yield Problem(f"class_weights: there is no task '{task}' in the rows", got=task, legal=legal)
+        yield Problem(f"class_weights: no task '{task}' is trained", got=task, legal=legal)
         return
     head = model.heads[task]
     if not head.weighs_classes:

@@ -15,6 +15,7 @@ from compose.errors import ConfigError, Problem
 from compose.train.checkpoint import Checkpoint, Identity
 from compose.train.data import Example
 from compose.train.evaluate import Scores, evaluate, kind_of
+from compose.train.loggers import check_loggers
 from compose.train.metrics import ERRORS, MAIN, METRICS
 from compose.train.optimizer import make_optimizer, make_schedule
 from compose.train.processes import rank
@@ -45,7 +46,8 @@ class Fitting:
         on_step: told after each step.
 
     Raises:
-        ConfigError: training is to stop early by what there is not; the checkpoint is of another training.
+        ConfigError: training is to stop early by what there is not, a logger is missing, or the checkpoint is of
+            another training.
         FileError: the checkpoint is damaged.
     """
 
@@ -62,6 +64,7 @@ class Fitting:
         self.early = self.settings.early_stopping
         if self.early is not None:
             check_early_stopping(self.early, self.model, validation)
+        check_loggers(self.settings.log)
         self.steps = work.schedule.steps
         self.optimizer = make_optimizer(self.model, trained, self.settings)
         self.schedule = make_schedule(self.optimizer, len(self.steps), self.settings)
@@ -95,7 +98,7 @@ class Fitting:
     def _end(self, loss: float) -> Told:
         progress, schedule = self.progress, self.work.schedule
         progress.add(loss)
-        logs = {"loss": loss, "learning_rate": self.schedule.get_last_lr()[0]} if self._logs() else {}
+        logs = {"loss": loss, "learning_rate": float(self.schedule.get_last_lr()[0])} if self._logs() else {}
         over = schedule.ends_epoch(progress.done)
         stop = progress.done == len(self.steps)
         if over:

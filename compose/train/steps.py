@@ -38,8 +38,8 @@ class Schedule:
         self.lengths = [[len(row["input_ids"]) for row in group.rows] for group in groups]
         self.limits = step_limits(settings.batch_size, settings.batch_tokens)
         times = settings.gradient_accumulation
-        limits = [None if limit is None else limit * times for limit in self.limits]
-        drawn = epochs(self.lengths, settings.epochs, settings.seed, *limits, temperature=settings.temperature)
+        rows, tokens = (None if limit is None else limit * times for limit in self.limits)
+        drawn = epochs(self.lengths, settings.epochs, settings.seed, rows, tokens, settings.temperature)
         self.steps = [
             Step(epoch, group, tuple(places)) for epoch, steps in enumerate(drawn) for group, places in steps
         ][: settings.max_steps]

@@ -13,12 +13,10 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from compose.train.extras import require
+from compose.train.loggers import TENSORBOARD
 from compose.train.processes import is_first
 from compose.train.steps import Step
 from compose.train.work import Work
-
-TENSORBOARD = "tensorboard"
 
 MAX_NORM = 1.0
 """Gradients are cut to this norm."""
@@ -141,7 +139,6 @@ class StepTrainer(Trainer):
 
 def _writer(folder: Path) -> Any:
     """Writes what TensorBoard reads, in the folder itself."""
-    require("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder))

@@ -23,6 +23,9 @@ def command(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Members of a sweep that run side by side, each in its own process.")
     ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; its weights come out the same, to the bit.")
+    ] = False,
 ) -> None:
     """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report.
 
@@ -38,6 +41,6 @@ def command(
     prepare_libraries()
     from compose.recipes.runner import run
 
-    done = run(path, set_ or [], out, overwrite, jobs=jobs)
+    done = run(path, set_ or [], out, overwrite, jobs=jobs, resume=resume)
     if (read_manifest(done) or {}).get("failed"):
         raise typer.Exit(1)

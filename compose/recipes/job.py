@@ -20,6 +20,7 @@ class Job:
         overrides: `key=value` each, as they were given.
         target: the folder for its results.
         overwrite: whether the folder may hold another recipe's run, which then goes.
+        resume: whether to go on with what an interrupted run left.
     """
 
     document: Document
@@ -27,6 +28,7 @@ class Job:
     overrides: tuple[str, ...]
     target: Path
     overwrite: bool = False
+    resume: bool = False
 
     def write_given(self, folder: RunFolder) -> None:
         """Writes the recipe as it was given, and the files that it includes, into a folder."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compose.recipes.aggregate import aggregate
+from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
 from compose.recipes.folder import RunFolder, read_manifest, seed_folder
 from compose.recipes.job import Job
@@ -35,7 +36,11 @@ def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
     Returns:
         The run's folder, complete: `metrics.json` has means, standard deviations and intervals.
     """
-    folder = RunFolder(job.target, job.recipe.name, job.overwrite)
+    now = begun_recipe(job.recipe)
+    if is_done(job, now, console):
+        return job.target
+    folder = RunFolder(job.target, job.recipe.name, job.overwrite, job.resume)
+    begin(folder, now)
     job.write_given(folder)
     places = [folder.path / seed_folder(seed) for seed in job.recipe.seeds]
     for seed, place in zip(job.recipe.seeds, places, strict=True):

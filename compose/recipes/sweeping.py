@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from compose.errors import ComposeError
+from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
 from compose.recipes.folder import RunFolder, read_manifest
 from compose.recipes.job import Job
@@ -47,7 +48,11 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
         The run's folder, complete. A member that fails is told there, and takes nothing from the others.
     """
     every = members(job.document, job.recipe.sweep)
-    folder = RunFolder(job.target, job.recipe.name, job.overwrite)
+    now = begun_recipe(job.recipe)
+    if is_done(job, now, console):
+        return job.target
+    folder = RunFolder(job.target, job.recipe.name, job.overwrite, job.resume)
+    begin(folder, now)
     job.write_given(folder)
     todo = {
         place: _job(job, member, folder.path / member.name)
@@ -81,7 +86,7 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
 
 def _job(job: Job, member: Member, target: Path) -> Job:
     overrides = (*job.overrides, *member.overrides())
-    return Job(member.document, validate(member.document), overrides, target)
+    return Job(member.document, validate(member.document), overrides, target, resume=job.resume)
 
 
 def _told(sweep: Sweep, trial: Trial) -> dict[str, Any]:

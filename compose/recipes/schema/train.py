@@ -40,7 +40,9 @@ class Stage(Section):
         warmup: the share of the steps in which the learning rate rises; it then falls to 0.
         last: how many layers `last_layers` trains.
         train_layer_norms: whether the backbone's LayerNorms are trained too.
-        trunk_cache: whether the layers below the first that adapters reach are computed in the first epoch only.
+        trunk_cache: whether the layers below the first that adapters reach are computed once only.
+        checkpoint_steps: after how many steps a checkpoint is written, from which `compose run --resume` goes on; one
+            is after each epoch in any case.
         loss_weights: by task, what its loss is multiplied by.
     """
 
@@ -59,6 +61,7 @@ class Stage(Section):
     train_layer_norms: Flag = False
     trunk_cache: Flag = False
     loss_weights: dict[str, NotNegative] = {}
+    checkpoint_steps: Count | None = None
 
     @property
     def rate(self) -> float:

@@ -103,6 +103,8 @@ def seed_folder(seed: int) -> str:
     'seed-3'
     """
     return f"seed-{seed}"
+
+
 def unfinished(target: Path) -> Path:
     """Where a run is until it is complete."""
     return target.with_name(f"{target.name}.partial")

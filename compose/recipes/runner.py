@@ -30,12 +30,11 @@ from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.report.runs import Run
 from compose.recipes.report.write import page_of, write_page
+from compose.recipes.resolved import resolve, to_yaml
+from compose.recipes.schema import Recipe
 from compose.recipes.seeds import run_seeds
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
-from compose.recipes.resolved import resolve, to_yaml
-from compose.recipes.schema import Recipe
-
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe

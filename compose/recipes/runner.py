@@ -21,13 +21,12 @@ from compose.recipes.folder import (
     check_replaceable,
     checkpoint_in,
     is_interrupted,
-    read_manifest,
-    seed_folder,
     settle,
     unfinished,
 )
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
+from compose.recipes.manifest import read_manifest, seed_folder
 from compose.recipes.report.runs import Run
 from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml

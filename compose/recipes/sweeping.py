@@ -19,7 +19,8 @@ import torch
 from compose.errors import ComposeError
 from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
-from compose.recipes.folder import RunFolder, read_manifest
+from compose.recipes.folder import RunFolder
+from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
 from compose.recipes.members import Member, members
 from compose.recipes.report.runs import read_run

@@ -8,7 +8,8 @@ from typing import Any
 
 from compose.errors import RecipeError
 from compose.recipes.console import Console
-from compose.recipes.folder import RunFolder, seed_folder
+from compose.recipes.folder import RunFolder
+from compose.recipes.manifest import seed_folder
 from compose.recipes.job import Job
 
 EVIL = "</script><b>&\"'`|*$x$"

@@ -13,7 +13,7 @@ import pytest
 
 from compose.recipes.aggregate import aggregate, difference, estimate
 from compose.recipes.console import Console
-from compose.recipes.folder import read_manifest
+from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.runner import run

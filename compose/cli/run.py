@@ -20,12 +20,12 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run of another recipe in that folder.")
     ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Members of a sweep that run side by side, each in its own process.")
-    ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; its weights come out the same, to the bit.")
     ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Members of a sweep that run side by side, each in its own process.")
+    ] = 1,
 ) -> None:
     """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report.
 

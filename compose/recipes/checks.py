@@ -204,11 +204,18 @@ class _Checker:
         if stage.regime in ("adapters", "full+adapters") and not leaves(expression):
             yield at.problem("the expression has no adapter to train", hint="regime: heads")
         tasks = [task for task in tasks_of(expression) if task]
-        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights)):
+        weights = stage.class_weights if isinstance(stage.class_weights, dict) else {}
+        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights), ("class_weights", weights)):
             for task in named:
                 if task not in tasks:
                     what = f"the expression has no task '{task}'"
                     yield self._at((*path, key, task), what, key=True, got=task, legal=tuple(tasks))
+        for task in tasks if stage.early_stopping is not None else ():
+            source = self.recipe.data.get(stage.data.get(task, task))
+            if source is not None and source.validation is None:
+                what = f"early_stopping needs a validation part, which the data of task '{task}' lack"
+                hint = f"data.{stage.data.get(task, task)}.validation: 0.1"
+                yield self._at((*path, "early_stopping"), what, key=True, hint=hint)
         yield from self._data(tasks, stage.data, (*path, "data"), (*path, "expression"), "train")
 
     def _data(

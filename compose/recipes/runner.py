@@ -11,22 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compose.errors import RecipeError
 from compose.recipes import measure
 from compose.recipes.begun import begin, begun_with, is_done
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
-from compose.recipes.folder import (
-    RunFolder,
-    check_replaceable,
-    checkpoint_in,
-    is_interrupted,
-    settle,
-    unfinished,
-)
+from compose.recipes.folder import RunFolder, check_replaceable, settle
+from compose.recipes.following import follow
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
-from compose.recipes.manifest import read_manifest, seed_folder
 from compose.recipes.report.runs import Run
 from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
@@ -37,8 +29,11 @@ from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
-from compose.train.processes import is_first, world
+from compose.train.processes import is_first
 from compose.train.rows import cut_inputs
+
+LOGS = "logs"
+"""The folder of what TensorBoard reads, where a recipe logs with it."""
 
 PLAN = "plan"
 """The folder of the composition that `compose predict` answers with."""
@@ -101,9 +96,6 @@ def run(
     started = time.time()
     document, recipe = read_recipe(path, overrides)
     job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume)
-    if recipe.sweep and world() > 1:
-        what = "a sweep does not run in the processes that torchrun or accelerate starts"
-        raise RecipeError(document.place(("sweep",), key=True).problem(what, hint="compose run --jobs N"))
     if not is_first():
         return follow(job)
     settle(job.target)
@@ -125,6 +117,8 @@ def run_once(job: Job, console: Console) -> Path:
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
+    results = Results(recipe.name, recipe.seed)
+    training = Training(experiment, console, partial(_note_cut, results, console))
     begun = begun_with(experiment, resolved)
     if is_done(job, begun, console):
         return job.target
@@ -133,10 +127,8 @@ def run_once(job: Job, console: Console) -> Path:
     job.write_given(folder)
     folder.write_text("resolved.yaml", to_yaml(resolved))
     console.say(str(experiment.model.summary()))
-    results = Results(recipe.name, recipe.seed)
-    training = Training(experiment, console, partial(_note_cut, results, console))
     for index in range(len(recipe.train)):
-        results.stages.append(training.stage(index, folder.checkpoint(index)))
+        results.stages.append(training.stage(index, folder.checkpoint(index), folder.path / LOGS))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
     results.parts = describe_parts(experiment)
@@ -155,21 +147,6 @@ def run_once(job: Job, console: Console) -> Path:
     ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))
     write_page(page_of([ran], recipe.report.plots), folder.write_text)
     return folder.finish(facts)
-
-
-def follow(job: Job) -> Path:
-    """Takes part in the training of a run, which another process writes down; gives the run's folder."""
-    console = Console(quiet=True)
-    for seed in job.recipe.seeds or (job.recipe.seed,):
-        several = len(job.recipe.seeds) > 1
-        place = unfinished(job.target) / seed_folder(seed) if several else job.target
-        if job.resume and not is_interrupted(place) and read_manifest(place) is not None:
-            continue
-        one = job.of_seed(seed, place)
-        training = Training(build(one.recipe, one.document), console)
-        for index in range(len(one.recipe.train)):
-            training.stage(index, checkpoint_in(unfinished(place), index) if job.resume else None)
-    return job.target
 
 
 def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, tuple[int, int]]) -> None:

@@ -16,18 +16,19 @@ from typing import Any
 
 import torch
 
-from compose.errors import ComposeError
+from compose.errors import ComposeError, ConfigError
 from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
 from compose.recipes.folder import RunFolder
-from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
+from compose.recipes.manifest import read_manifest
 from compose.recipes.members import Member, members
 from compose.recipes.report.runs import read_run
 from compose.recipes.report.sweep import Sweep, Trial, sweep_page
 from compose.recipes.report.write import write_page
 from compose.recipes.tables import sweep_table
 from compose.recipes.validate import validate
+from compose.train.processes import world
 
 RunJob = Callable[[Job, Console], Path]
 """Runs a recipe without a sweep; gives its folder."""
@@ -48,15 +49,17 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     Returns:
         The run's folder, complete. A member that fails is told there, and takes nothing from the others.
     """
-    every = members(job.document, job.recipe.sweep)
+    if jobs > 1 and world() > 1:
+        raise ConfigError("--jobs and several processes that train together exclude each other", hint="--jobs 1")
     now = begun_recipe(job.recipe)
     if is_done(job, now, console):
         return job.target
+    every = members(job.document, job.recipe.sweep)
     folder = RunFolder(job.target, job.recipe.name, job.overwrite, job.resume)
     begin(folder, now)
     job.write_given(folder)
     todo = {
-        place: _job(job, member, folder.path / member.name)
+        place: job_of(job, member, folder.path / member.name)
         for place, member in enumerate(every)
         if read_manifest(folder.path / member.name) is None  # else it was run before the sweep was interrupted
     }
@@ -85,7 +88,14 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     return folder.finish(facts)
 
 
-def _job(job: Job, member: Member, target: Path) -> Job:
+def job_of(job: Job, member: Member, target: Path) -> Job:
+    """What is to be run of a member.
+
+    Args:
+        job: the sweep's.
+        member: one of it.
+        target: its folder.
+    """
     overrides = (*job.overrides, *member.overrides())
     return Job(member.document, validate(member.document), overrides, target, resume=job.resume)
 

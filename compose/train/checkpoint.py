@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ABOUT = "compose"
-MODEL, OPTIMIZER, RANDOM = "model/", "optimizer/", "random/"
+MODEL, OPTIMIZER, RANDOM, BEST = "model/", "optimizer/", "random/", "best/"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Identity:
         ]
 
 
-FREE = ("checkpoint_steps",)
+FREE = ("checkpoint_steps", "log")
 """Settings that another part of the same training may have otherwise."""
 
 
@@ -78,11 +78,19 @@ class Checkpoint:
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path, self.identity = path, identity
 
-    def save(self, model: Model, optimizer: torch.optim.Optimizer, schedule: Any, progress: Progress) -> None:
+    def save(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        schedule: Any,
+        progress: Progress,
+        best: Mapping[str, Tensor],
+    ) -> None:
         """Writes the state, whole; only the first of several processes does."""
         if not is_first():
             return
         tensors = {MODEL + name: value for name, value in model.state_dict().items()}
+        tensors |= {BEST + name: value for name, value in best.items() if not progress.finished}
         about: dict[str, Any] = {"format": FORMAT, "identity": self.identity.facts, "progress": progress.to_dict()}
         if not progress.finished:
             drawn, values = random_state(model)
@@ -95,8 +103,19 @@ class Checkpoint:
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         write_whole(self.path, save(plain, metadata={ABOUT: json.dumps(about)}))
 
-    def load(self, model: Model, optimizer: torch.optim.Optimizer, schedule: Any) -> Progress | None:
-        """Brings the state back but for random numbers, which `Progress.resume` does last; None: there is no file.
+    def load(
+        self, model: Model, optimizer: torch.optim.Optimizer, schedule: Any, best: dict[str, Tensor]
+    ) -> Progress | None:
+        """Brings the state back, but random numbers: `restore_random` does it last, before the first step.
+
+        Args:
+            model: as it was when training began.
+            optimizer: a fresh one.
+            schedule: likewise.
+            best: is given the weights of the best epoch.
+
+        Returns:
+            How far the training was; None: there is no file.
 
         Raises:
             ConfigError: the file belongs to another training.
@@ -109,6 +128,7 @@ class Checkpoint:
         if problems:
             raise ConfigError([Problem(f"{self.path} is of another training: {each.what}") for each in problems])
         model.load_state_dict(_part(tensors, MODEL))
+        best.update(_part(tensors, BEST))
         progress = Progress(**about["progress"])
         if not progress.finished:
             state = optimizer.state_dict()

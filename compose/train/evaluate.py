@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.spans import Word, entities
+from compose.runtime.rows import route_names
 from compose.train.data import Example, Span
 from compose.train.metrics import Kind, details, score
 
@@ -76,9 +77,12 @@ def answer(
     groups: dict[Any, list[str]] = {}
     for task, members in examples.items():
         groups.setdefault(tuple(repr(example.input) for example in members), []).append(task)
-    for tasks in groups.values():
+    limits = {"batch_size": batch_size, "batch_tokens": batch_tokens}
+    routed = route_names(plan.plan)
+    for tasks in [[task] for task in examples] if routed else groups.values():
         inputs = [example.input for example in examples[tasks[0]]]
-        found = plan.predict(inputs, tasks=tasks, truncate=True, batch_size=batch_size, batch_tokens=batch_tokens)
+        route = tasks * len(inputs) if routed else None
+        found = plan.predict(inputs, tasks=tasks, route=route, truncate=True, **limits)
         for task in tasks:
             answers[task] = [each[task] for each in found]
     heads = plan.model.heads

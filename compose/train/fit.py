@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compose.errors import ConfigError
-from compose.train.checkpoint import Checkpoint, Identity
+from compose.train.class_weights import weighing
+from compose.train.data import Example
 from compose.train.extras import require
-from compose.train.optimizer import make_optimizer, make_schedule
-from compose.train.processes import is_first, rank
-from compose.train.progress import Progress
-from compose.train.random_state import seed_all
 from compose.train.rows import RowGroup
-from compose.train.settings import History, Settings
+from compose.train.settings import ClassWeights, EarlyStopping, History, Settings
 from compose.train.trunk_cache import TrunkCache
 from compose.train.work import Work
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from compose.runtime.model import Model
     from compose.runtime.runnable import RunnablePlan
 
-__all__ = ["History", "OnStep", "Settings", "fit"]
+__all__ = ["ClassWeights", "EarlyStopping", "History", "OnStep", "Settings", "fit"]
 
 OnStep = Callable[[int, int, float], None]
 """Told after each step: steps done, steps in all, the loss."""
@@ -38,27 +35,34 @@ def fit(
     on_step: OnStep | None = None,
     cache: TrunkCache | None = None,
     checkpoint: str | Path | None = None,
+    validation: Mapping[str, Sequence[Example]] | None = None,
+    log_folder: str | Path | None = None,
 ) -> History:
     """Trains whatever of a model asks for gradients; `model.train_only` says what.
+
+    The loop is transformers' Trainer on accelerate. Where `torchrun` or `accelerate launch` started several processes,
+    each of them calls this, they divide the rows of each step, and all end with the same weights.
 
     Args:
         model: the model.
         plan: what to run.
         groups: the rows, by the tasks they have labels of. Steps of several groups alternate in
-            random order, each group as often as its size says.
+            random order, each group as often as its size, or `temperature`, says.
         settings: how to train.
         on_step: told after each step.
         cache: keeps what layers below the first that adapters reach make of the texts, so that these run
             once only. There is no dropout in them then.
         checkpoint: a file that holds the training's state after each epoch, and after `checkpoint_steps` of them.
             If it is there, training goes on from it, to the same weights to the bit on a CPU.
+        validation: examples by task that are scored after each epoch.
+        log_folder: where loggers write that write files.
 
     Returns:
         How it went.
 
     Raises:
-        ConfigError: nothing asks for gradients, the checkpoint is of another training, or `accelerate` is not
-            installed.
+        ConfigError: nothing asks for gradients, settings do not fit the tasks, the checkpoint is of another training,
+            or `accelerate` is not installed.
         FileError: the checkpoint is damaged.
         InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
@@ -66,58 +70,28 @@ def fit(
     if not trained:
         raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
     require("accelerate")
-    from compose.train.trainer import Steps, StepTrainer
+    from compose.train.fitting import Fitting
 
     work = Work(model, plan, groups, settings, cache)
-    work.fill_cache()
-    optimizer = make_optimizer(model, trained, settings)
-    steps = work.schedule.steps
-    schedule = make_schedule(optimizer, len(steps), settings)
-    file, found = None, None
-    if checkpoint is not None:
-        file = Checkpoint(Path(checkpoint), Identity.of(model, plan, groups, settings))
-        found = file.load(model, optimizer, schedule)
-    progress = found or Progress()
-    if progress.finished:
-        model.eval()
-        return progress.history()
-    watch = Stopwatch(progress.seconds)
-
-    def begin() -> None:
-        seed_all(model, settings.seed + progress.done * rank(), rank())
-        if file is not None and found is not None and is_first():
-            file.restore_random(model)
-
-    def end(loss: float) -> bool:
-        progress.add(loss)
-        over = work.schedule.ends_epoch(progress.done)
-        if over:
-            progress.end_epoch()
-        progress.seconds, progress.finished = watch.seconds(), progress.done == len(steps)
-        every = settings.checkpoint_steps
-        if file is not None and (over or (every is not None and progress.done % every == 0)):
-            file.save(model, optimizer, schedule, progress)
-        if on_step is not None:
-            on_step(progress.done, len(steps), loss)
-        return progress.finished
-
-    with tempfile.TemporaryDirectory() as folder:
-        told = Steps(progress.done, begin, end)
-        StepTrainer(work, steps[progress.done :], progress.done, (optimizer, schedule), Path(folder), told).train()
+    with weighing(model, groups, settings.class_weights), _recomputing(model, settings.gradient_checkpointing):
+        work.fill_cache()
+        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step)
+        if not fitting.progress.finished:
+            with tempfile.TemporaryDirectory() as own:
+                fitting.run(Path(log_folder or own))
     model.eval()
-    return progress.history()
+    return fitting.progress.history()
 
 
-class Stopwatch:
-    """Seconds since it was made, and some before.
-
-    Args:
-        before: those that are counted already.
-    """
-
-    def __init__(self, before: float = 0.0) -> None:
-        self.before, self.start = before, time.perf_counter()
-
-    def seconds(self) -> float:
-        """How many."""
-        return self.before + time.perf_counter() - self.start
+@contextmanager
+def _recomputing(model: Model, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing for a while, if it is wanted and is not there anyway."""
+    there = any(getattr(module, "gradient_checkpointing", False) for module in model.backbone.modules())
+    if not wanted or there:
+        yield
+        return
+    model.activation_checkpointing_enable()
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()

@@ -25,6 +25,7 @@ class Part:
         labels: by task.
         tasks: that are trained.
         weights: of the tasks' losses, 1 where there is none.
+        route: for a plan with a Route, the task of each row.
         trunk: the trunk's states of the inputs, if they are known.
         last: whether what is added once a step, and not for rows, is added here.
     """
@@ -33,6 +34,7 @@ class Part:
     labels: Mapping[str, Tensor]
     tasks: tuple[str, ...]
     weights: Mapping[str | int, float]
+    route: Sequence[str] | None
     trunk: TrunkStates | None
     last: bool
 
@@ -65,6 +67,7 @@ class TrainedPlan(nn.Module):
             labels=part.labels,
             tasks=list(part.tasks),
             loss_weights=part.weights,
+            route=part.route,
             trunk_states=part.trunk,
         ).loss
         assert found is not None  # every row has labels

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from compose.train.settings import Settings
+from compose.train.settings import Scheduler, Settings
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -28,16 +29,21 @@ def make_optimizer(model: Model, trained: Sequence[nn.Parameter], settings: Sett
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, total: int, settings: Settings) -> LambdaLR:
-    """The learning rate of each of `total` steps."""
-    return LambdaLR(optimizer, _rise_and_fall(total, settings.warmup))
-
-
-def _rise_and_fall(total: int, warmup: float) -> Callable[[int], float]:
-    rising = max(1, round(total * warmup))
+    """The learning rate of each of `total` steps: it rises, and then goes on as the scheduler says."""
+    rising = max(1, round(total * settings.warmup))
+    after = SCHEDULERS[settings.scheduler]
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        return max(0.0, (total - step) / max(1, total - rising))
+        return after(max(0.0, (total - step) / max(1, total - rising)))
 
-    return factor
+    return LambdaLR(optimizer, factor)
+
+
+SCHEDULERS: Mapping[Scheduler, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+    "constant": lambda left: 1.0,
+}
+"""The learning rate, as a share of the highest, by the share of the steps after warming up that are left."""

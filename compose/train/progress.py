@@ -19,6 +19,9 @@ class Progress:
         steps: that it has had.
         seconds: that training has taken.
         finished: whether it is over.
+        metrics: the scores on the validation part after each epoch, by task and metric.
+        best: the epoch with the best score so far, counted from 1; None: nothing is stopped early.
+        score: of that epoch.
     """
 
     done: int = 0
@@ -27,6 +30,9 @@ class Progress:
     steps: int = 0
     seconds: float = 0.0
     finished: bool = False
+    metrics: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    best: int | None = None
+    score: float | None = None
 
     def add(self, loss: float) -> None:
         """A step is done."""
@@ -39,7 +45,7 @@ class Progress:
 
     def history(self) -> History:
         """What is told of it in the end."""
-        return History(tuple(self.losses), self.done, self.seconds)
+        return History(tuple(self.losses), self.done, self.seconds, tuple(self.metrics), self.best)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""

@@ -55,6 +55,17 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
     return tuple(groups)
 
 
+def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
+    """The rows of each task as a group of its own."""
+    return [
+        group
+        if len(group.tasks) == 1
+        else RowGroup((task,), tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows))
+        for group in groups
+        for task in group.tasks
+    ]
+
+
 def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
     """Inputs as items of one row each, cut to what the backbone takes."""
     limit = longest(model.tokenizer, model.backbone)

@@ -37,11 +37,12 @@ class Schedule:
     def __init__(self, groups: Sequence[RowGroup], settings: Settings) -> None:
         self.lengths = [[len(row["input_ids"]) for row in group.rows] for group in groups]
         self.limits = step_limits(settings.batch_size, settings.batch_tokens)
+        times = settings.gradient_accumulation
+        rows, tokens = (None if limit is None else limit * times for limit in self.limits)
+        drawn = epochs(self.lengths, settings.epochs, settings.seed, rows, tokens, settings.temperature)
         self.steps = [
-            Step(epoch, group, tuple(places))
-            for epoch, steps in enumerate(epochs(self.lengths, settings.epochs, settings.seed, *self.limits))
-            for group, places in steps
-        ]
+            Step(epoch, group, tuple(places)) for epoch, steps in enumerate(drawn) for group, places in steps
+        ][: settings.max_steps]
 
     def ends_epoch(self, done: int) -> bool:
         """Whether an epoch ends with the step that makes `done` of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
+from compose.train.loggers import TENSORBOARD
+from compose.train.processes import is_first
 from compose.train.steps import Step
 from compose.train.work import Work
 
@@ -24,18 +28,34 @@ class Arguments(TrainingArguments):
     place_model_on_device = False
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a step comes to.
+
+    Args:
+        stop: whether training ends with it.
+        epoch: how many epochs are done.
+        logs: what loggers are told.
+    """
+
+    stop: bool
+    epoch: float
+    logs: dict[str, float]
+
+
 class Steps(TrainerCallback):
     """Follows a training from step to step.
 
     Args:
         done: steps that were done before.
         begin: called before the first step.
-        end: called after each one with its loss; gives whether training is to stop.
+        end: called after each one with its loss.
     """
 
-    def __init__(self, done: int, begin: Callable[[], None], end: Callable[[float], bool]) -> None:
+    def __init__(self, done: int, begin: Callable[[], None], end: Callable[[float], Told]) -> None:
         self.done, self.begin, self.end = done, begin, end
         self.loss = 0.0
+        self.log: Callable[[dict[str, float]], None] = lambda logs: None
         self._begun = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -47,7 +67,11 @@ class Steps(TrainerCallback):
             self.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.end(self.loss):
+        told = self.end(self.loss)
+        state.epoch = told.epoch
+        if told.logs:
+            self.log(told.logs)
+        if told.stop:
             control.should_training_stop = True
 
 
@@ -61,10 +85,9 @@ class StepTrainer(Trainer):
         steps: those still to do.
         done: how many were done before.
         optimizers: the optimizer and the schedule.
-        folder: where loggers write.
+        folder: where loggers write that write files.
         told: of each step.
         report_to: the loggers, by the Trainer's names.
-        callbacks: others that are told of what happens.
     """
 
     def __init__(
@@ -76,7 +99,6 @@ class StepTrainer(Trainer):
         folder: Path,
         told: Steps,
         report_to: Sequence[str] = (),
-        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         arguments = Arguments(
             output_dir=str(folder),
@@ -86,7 +108,7 @@ class StepTrainer(Trainer):
             use_cpu=work.model.device.type == "cpu",
             ddp_find_unused_parameters=True,  # a step runs some tasks, and on some layers
             ddp_broadcast_buffers=False,
-            report_to=list(report_to) or "none",
+            report_to=[name for name in report_to if name != TENSORBOARD] or "none",
             save_strategy="no",
             eval_strategy="no",
             logging_strategy="no",
@@ -97,8 +119,10 @@ class StepTrainer(Trainer):
         arguments._setup_devices  # noqa: B018 (counts the devices, so that what follows stays)
         arguments._n_gpu = min(arguments.n_gpu, 1)  # several belong to several processes
         self.work, self.steps, self.told = work, steps, told
-        super().__init__(work.module, arguments, optimizers=optimizers, callbacks=[*callbacks, told])
+        own = [TensorBoardCallback(_writer(folder))] if TENSORBOARD in report_to and is_first() else []
+        super().__init__(work.module, arguments, optimizers=optimizers, callbacks=[*own, told])
         self.remove_callback(PrinterCallback)
+        told.log = self.log
         self.accelerator.device_placement = False
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -111,6 +135,13 @@ class StepTrainer(Trainer):
         value = self.work.run(model, inputs["step"], self.state.global_step + 1, self.accelerator)
         self.told.loss = float(value)
         return value.to(self.args.device)
+
+
+def _writer(folder: Path) -> Any:
+    """Writes what TensorBoard reads, in the folder itself."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
 
 
 def _same(item: Any) -> Any:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from compose.compile import draw_drops
 from compose.errors import InputError
 from compose.runtime.batches import batches, default_tokens
+from compose.runtime.rows import route_names
 from compose.train.collator import TaskCollator
 from compose.train.loss import Part, TrainedPlan, shares, weighted
 from compose.train.processes import rank, world
-from compose.train.rows import RowGroup
+from compose.train.rows import RowGroup, apart
 from compose.train.settings import Settings
 from compose.train.steps import Schedule, Step
 from compose.train.trunk_cache import TrunkCache
@@ -45,11 +46,13 @@ class Work:
         settings: Settings,
         cache: TrunkCache | None = None,
     ) -> None:
-        self.model, self.plan, self.groups, self.settings, self.cache = model, plan, groups, settings, cache
-        self.schedule = Schedule(groups, settings)
+        self.routed = bool(route_names(plan.plan))
+        self.groups = apart(groups) if self.routed else list(groups)  # a row goes one way only
+        self.model, self.plan, self.settings, self.cache = model, plan, settings, cache
+        self.schedule = Schedule(self.groups, settings)
         self.module = TrainedPlan(model, plan)
         self._heads = dict(model.heads.items())
-        self._collators = [TaskCollator(model.tokenizer, self._heads, tasks=group.tasks) for group in groups]
+        self._collators = [TaskCollator(model.tokenizer, self._heads, tasks=group.tasks) for group in self.groups]
 
     def fill_cache(self) -> None:
         """Computes the trunk's states of all rows, in batches of one length that depend on the rows alone.
@@ -84,15 +87,15 @@ class Work:
         plan = self._drawn()
         parts = list(self._parts(step))
         total = torch.zeros((), device=self.model.device)
-        temperatures = [part for part in self.model.fusions.modules() if getattr(part, "temperature", None) is not None]
-        kept = [part.temperature for part in temperatures]
+        cooling = [each for each in self.model.fusions.modules() if getattr(each, "temperature", None) is not None]
+        kept = [each.temperature for each in cooling]
         for part in parts:
             with nullcontext() if part.last else accelerator.no_sync(module):
                 loss = module(part, plan)
                 accelerator.backward(loss)
             total = total + loss.detach()
             if not part.last:  # a step counts once, however many passes it takes
-                for each, temperature in zip(temperatures, kept, strict=True):
+                for each, temperature in zip(cooling, kept, strict=True):
                     each.temperature = temperature
         value: Tensor = accelerator.reduce(total, "mean") if world() > 1 else total
         if not math.isfinite(float(value)):
@@ -123,6 +126,7 @@ class Work:
                 labels,
                 group.tasks,
                 weighted(share, self.settings.loss_weights, group.tasks),
+                list(group.tasks) * len(places) if self.routed else None,
                 None if self.cache is None else self.cache.states(self.plan, inputs),
                 index == max(len(own), 1) - 1,
             )

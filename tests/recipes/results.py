@@ -46,7 +46,7 @@ def metrics(seed: int, score: float = 0.8, tasks: tuple[str, ...] = ("topic", "t
                 "epochs": 3,
                 "learning_rate": 1e-4,
                 "losses": [1.0, 0.5, 0.1 * seed],
-                "metrics": [{"topic": {"accuracy": 0.1 * seed * epoch}} for epoch in (1, 2, 3)],
+                "validation": [{"topic": {"accuracy": 0.1 * seed * epoch}} for epoch in (1, 2, 3)],
                 "seconds": 2.0 * seed,
             }
         ],

@@ -67,7 +67,7 @@ def _curves(runs: Sequence[Run]) -> dict[str, list[Line]]:
             each = [metrics["stages"][number] for metrics in run.seeds]
             label = label_of(runs, run, stage["name"])
             losses += _line(label, [found.get("losses") or [] for found in each])
-            means = [[_mean(epoch, run.main) for epoch in found.get("metrics") or []] for found in each]
+            means = [[_mean(epoch, run.main) for epoch in found.get("validation") or []] for found in each]
             scores += _line(label, [[value for value in found if value is not None] for found in means], 100)
     panels = {"loss": losses, "score on the\nvalidation part, %": scores}
     return {name: lines for name, lines in panels.items() if lines}

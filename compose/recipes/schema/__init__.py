@@ -22,7 +22,7 @@ from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, Metri
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
-from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage
+from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage, Temperature
 
 __all__ = [
     "Adapter",
@@ -52,5 +52,6 @@ __all__ = [
     "Sample",
     "Source",
     "Stage",
+    "Temperature",
     "Table",
 ]

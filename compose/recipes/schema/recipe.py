@@ -32,6 +32,10 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _several(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class Recipe(Section):
     """A whole experiment.
 
@@ -54,6 +58,8 @@ class Recipe(Section):
         evaluate: what to measure on the test parts.
         predict: messages to answer.
         report: how the results are told.
+        log: who is told of losses and scores while training: `tensorboard` (files in `logs/` of the run's folder), or
+            another logger by the name that transformers' Trainer has for it; none by default.
     """
 
     recipe: Literal[1]
@@ -73,3 +79,4 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     predict: Predict | None = None
     report: Report = Report()
+    log: Annotated[tuple[Text, ...], BeforeValidator(_several, json_schema_input_type=Text | tuple[Text, ...])] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, Strict
 
 from compose.recipes.schema.base import Count, Flag, Fraction, NotNegative, Positive, Section, Text
 
@@ -19,6 +21,33 @@ LEARNING_RATES: dict[str, float] = {
 """The learning rate of a stage that names none, by its regime."""
 
 
+Balanced = Literal["balanced"]
+LabelWeights = Balanced | dict[str, Positive]
+
+
+class Temperature(Section):
+    """Data sets in proportion to a root of their sizes.
+
+    Args:
+        temperature: a data set of n rows has steps in proportion to n^(1/temperature): 1 is proportional to sizes.
+    """
+
+    temperature: Annotated[float, Strict(), Field(ge=1)]
+
+
+class EarlyStop(Section):
+    """When a stage ends before its last epoch; it keeps the weights of the best epoch.
+
+    Args:
+        patience: after how many epochs without a better score on the validation parts.
+        metric: the score that counts: `mean`, of all tasks' main metrics, or a task and one of its metrics, as
+            `topic.f1_macro`.
+    """
+
+    patience: Count = 3
+    metric: Text = "mean"
+
+
 class Stage(Section):
     """A stage of training; stages run in order.
 
@@ -32,18 +61,27 @@ class Stage(Section):
         data: the source of a task, where it is not the one of its name.
         examples: how many examples of each task to learn from, drawn by the seed; all by default.
         epochs: how often each example is seen.
-        batch_size: the most rows of a step; 16 where `batch_tokens` is not given either.
-        batch_tokens: the most tokens of a step, padding among them.
+        batch_size: the most rows that are run at a time; 16 where `batch_tokens` is not given either.
+        batch_tokens: the most tokens that are run at a time, padding among them.
         learning_rate: by default 1e-4 for adapters, 5e-5 for fusions and the last layers, 1e-3 for heads alone, 2e-5
             for the whole backbone.
         weight_decay: of AdamW.
-        warmup: the share of the steps in which the learning rate rises; it then falls to 0.
+        warmup: the share of the steps in which the learning rate rises.
         last: how many layers `last_layers` trains.
         train_layer_norms: whether the backbone's LayerNorms are trained too.
         trunk_cache: whether the layers below the first that adapters reach are computed once only.
-        checkpoint_steps: after how many steps a checkpoint is written, from which `compose run --resume` goes on; one
-            is after each epoch in any case.
         loss_weights: by task, what its loss is multiplied by.
+        checkpoint_steps: after how many steps the state is kept from which `compose run --resume` goes on; after each
+            epoch it always is.
+        gradient_accumulation: how many times as large a step is as what is run at a time; the gradients are those of
+            the whole step.
+        gradient_checkpointing: whether activations are computed again in the backward pass instead of kept.
+        max_steps: the steps after which the stage ends, if it has more.
+        scheduler: how the learning rate goes on after it has risen: `linear` and `cosine` fall to 0, `constant` stays.
+        sampling: how steps of different data sets alternate: `proportional` to their sizes, each row once an epoch,
+            `uniform`, or by a `temperature`.
+        class_weights: `balanced`: rare labels weigh more in the loss; or by task that, or a weight for each label.
+        early_stopping: when to end before the last epoch; it needs validation parts.
     """
 
     expression: Text
@@ -62,6 +100,13 @@ class Stage(Section):
     trunk_cache: Flag = False
     loss_weights: dict[str, NotNegative] = {}
     checkpoint_steps: Count | None = None
+    gradient_accumulation: Count = 1
+    gradient_checkpointing: Flag = False
+    max_steps: Count | None = None
+    scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    sampling: Literal["proportional", "uniform"] | Temperature = "proportional"
+    class_weights: Balanced | dict[str, LabelWeights] = {}
+    early_stopping: EarlyStop | None = None
 
     @property
     def rate(self) -> float:

@@ -32,7 +32,7 @@ def command(
     A recipe with several seeds runs once for each, one with a sweep once for each of its members. If members
     of a sweep fail, the others are complete, and the exit code is 1.
     """
-    from compose.recipes.folder import read_manifest
+    from compose.recipes.manifest import read_manifest
     from compose.recipes.shipped import find
     from compose.recipes.validate import read_recipe
 

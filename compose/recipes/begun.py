@@ -12,8 +12,9 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.io.fingerprint import Fingerprint
 from compose.recipes.console import Console
 from compose.recipes.experiment import Experiment
-from compose.recipes.folder import RunFolder, is_interrupted, read_manifest, settle
+from compose.recipes.folder import RunFolder, is_interrupted, settle
 from compose.recipes.job import Job
+from compose.recipes.manifest import read_manifest
 from compose.recipes.resolved import plain
 from compose.recipes.schema import Recipe
 from compose.runtime.files import fingerprint

@@ -15,9 +15,8 @@ from typing import Any
 from compose import __version__
 from compose.errors import FileError
 from compose.io.whole import sync_folder, write_whole
+from compose.recipes.manifest import MANIFEST, MARK, read_manifest
 
-MARK = "INCOMPLETE"
-MANIFEST = "run.json"
 TRAINING = "training"
 """The folder of what is trained, until the run is complete."""
 
@@ -128,24 +127,6 @@ def settle(target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
-
-
-def seed_folder(seed: int) -> str:
-    """The name of the folder of one seed of several, in that of the run.
-
-    >>> seed_folder(3)
-    'seed-3'
-    """
-    return f"seed-{seed}"
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What a finished run recorded of itself; None if the folder is none."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "recipe" in found else None
 
 
 def check_replaceable(target: Path, recipe: str, overwrite: bool) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from compose.errors import ComposeError
 from compose.recipes.console import Console
 from compose.recipes.experiment import build
-from compose.recipes.folder import checkpoint_in, is_interrupted, read_manifest, seed_folder, unfinished
+from compose.recipes.folder import checkpoint_in, is_interrupted, unfinished
 from compose.recipes.job import Job
+from compose.recipes.manifest import read_manifest, seed_folder
 from compose.recipes.members import members
 from compose.recipes.sweeping import job_of
 from compose.recipes.training import Training

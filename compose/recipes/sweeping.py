@@ -19,8 +19,9 @@ import torch
 from compose.errors import ComposeError, ConfigError
 from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
-from compose.recipes.folder import RunFolder, read_manifest
+from compose.recipes.folder import RunFolder
 from compose.recipes.job import Job
+from compose.recipes.manifest import read_manifest
 from compose.recipes.members import Member, members
 from compose.recipes.report.runs import read_run
 from compose.recipes.report.sweep import Sweep, Trial, sweep_page

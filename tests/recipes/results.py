@@ -8,8 +8,9 @@ from typing import Any
 
 from compose.errors import RecipeError
 from compose.recipes.console import Console
-from compose.recipes.folder import RunFolder, seed_folder
+from compose.recipes.folder import RunFolder
 from compose.recipes.job import Job
+from compose.recipes.manifest import seed_folder
 
 EVIL = "</script><b>&\"'`|*$x$"
 """A text that no report may take for anything but a text."""
@@ -45,6 +46,7 @@ def metrics(seed: int, score: float = 0.8, tasks: tuple[str, ...] = ("topic", "t
                 "epochs": 3,
                 "learning_rate": 1e-4,
                 "losses": [1.0, 0.5, 0.1 * seed],
+                "validation": [{"topic": {"accuracy": 0.1 * seed * epoch}} for epoch in (1, 2, 3)],
                 "seconds": 2.0 * seed,
             }
         ],

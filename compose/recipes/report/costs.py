@@ -44,7 +44,7 @@ def training(runs: Sequence[Run], plots: bool) -> Section:
     blocks: list[Block] = [rows_of(header, rows), Items(tuple(named))]
     panels = _curves(runs)
     if plots and panels:
-        alt = "Learning curves: " + " and ".join(panels) + " after each epoch"
+        alt = f"Learning curves: {' and '.join(panels)} after each epoch".replace("\n", " ")
         blocks.append(figures.curves("learning_curves", alt, panels, "epoch"))
     return Section("Training", tuple(blocks))
 
@@ -67,9 +67,9 @@ def _curves(runs: Sequence[Run]) -> dict[str, list[Line]]:
             each = [metrics["stages"][number] for metrics in run.seeds]
             label = label_of(runs, run, stage["name"])
             losses += _line(label, [found.get("losses") or [] for found in each])
-            means = [[_mean(epoch, run.main) for epoch in found.get("scores") or []] for found in each]
+            means = [[_mean(epoch, run.main) for epoch in found.get("validation") or []] for found in each]
             scores += _line(label, [[value for value in found if value is not None] for found in means], 100)
-    panels = {"loss": losses, "score, %": scores}
+    panels = {"loss": losses, "score on the\nvalidation part, %": scores}
     return {name: lines for name, lines in panels.items() if lines}
 
 
@@ -81,8 +81,8 @@ def _line(label: str, seeds: Sequence[Sequence[float]], scale: float = 1) -> lis
 
 
 def _mean(epoch: Mapping[str, Any], main: Mapping[str, str]) -> float | None:
-    """The mean of tasks' main scores in an epoch."""
-    values = [scores[main[task]] for task, scores in epoch.items() if task in main and main[task] in scores]
+    """The mean of tasks' main scores in an epoch; of a task that is not scored in the end, of its first metric."""
+    values = [scores[main[task] if main.get(task) in scores else next(iter(scores))] for task, scores in epoch.items()]
     return sum(values) / len(values) if values else None
 
 

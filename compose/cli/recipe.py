@@ -64,6 +64,7 @@ def validate(
     ] = None,
 ) -> None:
     """Check a recipe without running it: every mistake is told with its line."""
+    from compose.recipes.schema import Hub
     from compose.recipes.shipped import find
     from compose.recipes.validate import read_recipe
 
@@ -72,6 +73,9 @@ def validate(
     runs = math.prod(map(len, checked.sweep.values())) * max(1, len(checked.seeds))
     several = f", {runs} runs" if runs > 1 else ""
     print(f"{recipe}: valid ({adapters} adapters, {len(checked.heads)} heads, {stages} stages{several})")
+    unread = [f"data.{name}" for name, source in checked.data.items() if isinstance(source, Hub)]
+    if unread:
+        print(f"not looked at, since of the hub: {', '.join(unread)}")
 
 
 @app.command("schema")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compose.cli import _exit_code
 from compose.recipes.console import Console
 from compose.recipes.runner import run
 from compose.recipes.sources import read_sources
@@ -75,6 +76,14 @@ def test_every_kind_of_source_is_read(place: Path) -> None:
     assert data["tone"].labels() == ["low", "high"] and data["size"].labels() == []
     assert data["town"].labels() == ["O", "B-LOC", "I-LOC"]
     assert data["size"].train[1].input == ("a", "b")
+
+
+def test_data_of_the_hub_is_not_looked_at(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _exit_code(["recipe", "validate", str(place)]) == 0
+    assert "not looked at" not in capsys.readouterr().out
+    hub = "data.tone={kind: hub, name: nobody/nothing, label: label, test: test}"
+    assert _exit_code(["recipe", "validate", str(place), "--set", hub]) == 0
+    assert "not looked at, since of the hub: data.tone" in capsys.readouterr().out
 
 
 def test_every_kind_of_label_is_trained_and_scored(place: Path) -> None:

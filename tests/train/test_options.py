@@ -81,7 +81,7 @@ def test_a_step_counts_once_however_many_parts_it_has() -> None:
     found = []
     for size, times in ((4, 1), (1, 4)):
         made = model()
-        made.add_fusion(Fuse("a", "b", name="f"), temperature=True)
+        made.add_fusion(Fuse("a", "b", name="f"), temperature=True, dropout_prob=0.0)
         expression = Parallel(first=Drop(Fuse("a", "b", name="f"), first=(0, 2)))
         made.train_only(expression, "fusion")
         settings = Settings(2, size, 1e-2, gradient_accumulation=times)

@@ -13,8 +13,8 @@ from compose.io.fingerprint import Fingerprint
 from compose.recipes.console import Console
 from compose.recipes.experiment import Experiment
 from compose.recipes.folder import RunFolder, is_interrupted, settle
-from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
+from compose.recipes.manifest import read_manifest
 from compose.recipes.schema import Recipe
 from compose.runtime.files import fingerprint
 from compose.train.data import Dataset

@@ -95,8 +95,6 @@ class RunFolder:
         return self.target
 
 
-
-
 def unfinished(target: Path) -> Path:
     """Where a run is until it is complete."""
     return target.with_name(f"{target.name}.partial")
@@ -129,8 +127,6 @@ def settle(target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
-
-
 
 
 def check_replaceable(target: Path, recipe: str, overwrite: bool) -> None:

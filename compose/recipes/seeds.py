@@ -11,9 +11,9 @@ from compose.recipes.aggregate import aggregate
 from compose.recipes.begun import begin, begun_recipe, is_done
 from compose.recipes.console import Console
 from compose.recipes.folder import RunFolder
-from compose.recipes.manifest import read_manifest, seed_folder
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
+from compose.recipes.manifest import read_manifest, seed_folder
 from compose.recipes.report.runs import Run
 from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import with_seeds

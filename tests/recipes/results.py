@@ -9,8 +9,8 @@ from typing import Any
 from compose.errors import RecipeError
 from compose.recipes.console import Console
 from compose.recipes.folder import RunFolder
-from compose.recipes.manifest import seed_folder
 from compose.recipes.job import Job
+from compose.recipes.manifest import seed_folder
 
 EVIL = "</script><b>&\"'`|*$x$"
 """A text that no report may take for anything but a text."""

@@ -13,9 +13,9 @@ import pytest
 
 from compose.recipes.aggregate import aggregate, difference, estimate
 from compose.recipes.console import Console
-from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
+from compose.recipes.manifest import read_manifest
 from compose.recipes.runner import run
 from compose.recipes.seeds import run_seeds
 from compose.recipes.validate import read_recipe, validate

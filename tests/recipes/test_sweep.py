@@ -12,9 +12,9 @@ import pytest
 
 from compose.errors import FileError
 from compose.recipes.console import Console
-from compose.recipes.manifest import read_manifest
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
+from compose.recipes.manifest import read_manifest
 from compose.recipes.members import MOST, members
 from compose.recipes.overrides import apply_overrides
 from compose.recipes.report.runs import read_runs

@@ -11,8 +11,8 @@ from typing import Any
 
 from compose.errors import FileError, Problem, RecipeError
 from compose.recipes.aggregate import Estimate, Metrics, difference, estimate, mean_of
-from compose.recipes.manifest import MARK, read_manifest, seed_folder
 from compose.recipes.loader import load_file
+from compose.recipes.manifest import MARK, read_manifest, seed_folder
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from compose.recipes.experiment import Experiment
 from compose.recipes.folder import RunFolder, is_interrupted, settle
 from compose.recipes.job import Job
 from compose.recipes.manifest import read_manifest
+from compose.recipes.resolved import plain
 from compose.recipes.schema import Recipe
 from compose.runtime.files import fingerprint
 from compose.train.data import Dataset
@@ -27,13 +28,13 @@ Begun = Mapping[str, Any]
 
 def begun_recipe(recipe: Recipe) -> Begun:
     """The same of a recipe alone."""
-    return {"recipe": json.loads(json.dumps(recipe.model_dump(mode="json", exclude_none=True)))}
+    return {"recipe": json.loads(json.dumps(plain(recipe)))}
 
 
 def begun_with(experiment: Experiment, resolved: Recipe) -> Begun:
     """What a run begins with, as JSON gives it back."""
     found = {
-        "recipe": resolved.model_dump(mode="json", exclude_none=True),
+        "recipe": plain(resolved),
         "data": {name: data_digest(source) for name, source in sorted(experiment.data.items())},
         "backbone": fingerprint(experiment.model).to_json(),
     }

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from compose.recipes.document import KeyPath, dotted
+from compose.recipes.resolved import plain
 from compose.recipes.schema import Recipe
 
 
@@ -16,7 +17,7 @@ def differences(first: Recipe, second: Recipe) -> list[str]:
         first: a recipe.
         second: another.
     """
-    old, new = (dict(_flat(recipe.model_dump(mode="json", exclude_none=True), ())) for recipe in (first, second))
+    old, new = (dict(_flat(plain(recipe), ())) for recipe in (first, second))
     lines = []
     for path in dict.fromkeys((*old, *new)):
         if old.get(path) != new.get(path):

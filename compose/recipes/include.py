@@ -7,6 +7,7 @@ different kinds do not mix. Every value keeps the place in the file that it came
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def _target(name: str, at: Place, chain: tuple[Path, ...]) -> Path:
         RecipeError: there is no such file, or it is one of those that include it.
     """
     target = chain[-1].parent / name
-    if not target.is_file():
+    if not os.path.isfile(target):  # which, unlike Path.is_file, takes any name
         raise RecipeError(
             at.problem(f"there is no file '{target}'", why="paths are relative to the file they stand in")
         )

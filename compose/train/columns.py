@@ -103,7 +103,8 @@ class Columns:
         label = row[self.label or ""]
         if _is_texts(label):
             return self._renamed(label)
-        fits = isinstance(label, str | int | float) and not isinstance(label, bool) and label == label
+        number = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
+        fits = number or isinstance(label, str)
         _require(fits, f"'{self.label}' must be a text, a number or a list of texts")
         if isinstance(label, float) and self.label_map is None:
             return label

@@ -94,6 +94,7 @@ INCLUDED = {
     "a mapping": ("include: {a: b}\n", {}, "own.yaml:1:10: include takes"),
     "a number in a list": ("include: [base.yaml, 5]\n", {"base": SMALL}, "own.yaml:1:22: include takes"),
     "no file": ("include: none.yaml\n", {}, "own.yaml:1:10: there is no file 'none.yaml'"),
+    "a name that is too long": (f"include: {'x' * 5000}\n", {}, "own.yaml:1:10: there is no file"),
     "a folder": ("include: .\n", {}, "own.yaml:1:10: there is no file"),
     "itself": ("include: own.yaml\n", {}, "own.yaml:1:10: files include each other in a circle"),
     "a circle": ("include: a.yaml\n", {"a": "include: own.yaml\n"}, "a.yaml:1:10: files include each other"),

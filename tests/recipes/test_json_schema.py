@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from compose.cli import _exit_code
 from compose.recipes.include import load_recipe
 from compose.recipes.json_schema import described, json_schema, sections_of
 from compose.recipes.loader import load_text
 from compose.recipes.reference import tables
-from compose.recipes.schema import Recipe
+from compose.recipes.schema import DATA_KINDS, DataSource, Recipe
 from compose.recipes.shipped import Shipped, shipped
 from tests.recipes.json_checks import faults
 from tests.recipes.small import SMALL, changed
+from tests.test_examples import blocks
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 START, END = "<!-- table -->\n", "\n<!-- end -->"
@@ -101,6 +102,17 @@ def test_the_page_has_all_keys(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--regenerate", False):
         PAGE.write_text(made, "utf-8")
     assert made == PAGE.read_text("utf-8"), "pytest tests/recipes/test_json_schema.py --regenerate"
+
+
+def test_the_pages_examples_of_data_fit() -> None:
+    examples = [block.text for block in blocks(PAGE.read_text("utf-8")) if block.language == "yaml"]
+    kinds = set()
+    for text in (text for text in examples if not text.startswith("#")):
+        data = load_text(text).data
+        assert not list(faults(data, {**SCHEMA, "anyOf": [{}]}, SCHEMA))
+        sources = TypeAdapter(dict[str, DataSource]).validate_python(data["data"])
+        kinds |= {source.kind for source in sources.values()}
+    assert kinds == set(DATA_KINDS) - {"bundled"}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

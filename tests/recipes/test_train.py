@@ -70,6 +70,10 @@ def test_rows_are_read(tmp_path: Path) -> None:
         ({"text": 5, "label": "a"}, "'text' must be a text"),
         ({"text": "x", "label": None}, "'label' must be"),
         ({"text": "x", "label": True}, "'label' must be"),
+        ('{"text": "x", "label": NaN}', "'label' must be"),
+        ('{"text": "x", "label": 1e400}', "'label' must be"),
+        (f'{{"text": "x", "label": {"1" * 5000}}}', "a.jsonl:1: not JSON that can be read"),
+        ("[" * 100_000, "a.jsonl:1: not JSON that can be read"),
     ],
 )
 def test_damaged_rows_are_located(tmp_path: Path, row: object, what: str) -> None:

@@ -97,6 +97,8 @@ WRONG = [
     ("bundled, name: messages, l", "hub, trust_remote_code: true, name: m, l", "r.yaml:5:22", "unknown key"),
     ("bundled, name: messages, label", "csv, train: a.csv, validation: [], label", "r.yaml:5:48", "a share between"),
     ("bundled, name: messages, label", "csv, train: a.csv, validation: 1.5, label", "r.yaml:5:48", "a share between"),
+    ("bundled, name: messages, label", "csv, train: a.csv, delimiter: '\"', label", "r.yaml:5:47", "be one character"),
+    ("bundled, name: messages, label", "csv, train: a.csv, delimiter: ', ', label", "r.yaml:5:47", "be one character"),
     ("bundled, name: messages, label: topic", "conll, train: a, tags: 1.5", "r.yaml:5:40", "be its position"),
     ("kind: bundled, name: messages, label", "kind: jsonl, train: no.jsonl, label", "r.yaml:5:31", "cannot be read"),
     ("first: [0, 1]", "first: []", "r.yaml:19:42", "first must not be empty"),

@@ -277,6 +277,10 @@ def test_data_sets_of_the_hub_are_read_with_their_names(tmp_path: Path, monkeypa
     assert read_part(part, Columns(tokens="tokens", tags="tags"))[0].target == ("O", "B-x")
     with pytest.raises(FileError, match="own, train: row 1: has no label"):
         read_part(part, Columns(label="label"))
+    known = Columns(label="label", label_map={"positive": "good", "negative": "bad", "-1": None})
+    assert read_part(part, known) == (Example("x", "good"),)
+    with pytest.raises(FileError, match=r"no column 'lable'(.|\n)*legal: 'label'"):
+        read_part(part, Columns(label="lable"))
     with pytest.raises(FileError, match="Unknown split"):
         read_part(HubPart("own", "test"), Columns(label="label"))
 

@@ -35,6 +35,12 @@ def _on_the_hub(value: str) -> str:
     raise PydanticCustomError("hub_name", "name a data set of the hub: `name` or `owner/name`")
 
 
+def _delimits(value: str) -> str:
+    if len(value) == 1 and value not in '"\r\n':
+        return value
+    raise PydanticCustomError("delimiter", "be one character, and no quote or line break")
+
+
 def _numbered(value: object) -> object:
     """A list of names as a mapping from their numbers."""
     if isinstance(value, list | tuple):
@@ -43,6 +49,7 @@ def _numbered(value: object) -> object:
 
 
 HubName = Annotated[Text, AfterValidator(_on_the_hub), Field(json_schema_extra={"pattern": HUB_NAME})]
+Delimiter = Annotated[Text, AfterValidator(_delimits), Field(json_schema_extra={"maxLength": 1})]
 PartOrShare = Annotated[Text | Share | None, BeforeValidator(_file_or_share)]
 Column = Annotated[Text | Position, BeforeValidator(_name_or_position)]
 LabelMap = Annotated[
@@ -155,7 +162,7 @@ class Csv(Table):
     train: Text
     validation: PartOrShare = None
     test: Text | None = None
-    delimiter: Annotated[Text, Field(max_length=1)] | None = None
+    delimiter: Delimiter | None = None
     header: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     quotes: Annotated[bool, Strict()] = True
     separator: Text = " "

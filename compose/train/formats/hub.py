@@ -36,17 +36,25 @@ class HubPart(Part):
 
     def rows(self, columns: Columns) -> Rows:
         data = self._load()
-        names = {
-            column: found
-            for column in (columns.label, columns.labels, columns.tags)
-            if column is not None and (found := _names(data.features.get(column)))
+        legal = tuple(map(str, data.column_names))
+        missing = [column for column in columns.names() if column not in legal]
+        for column in missing:
+            yield Problem(f"there is no column '{column}'", where=self.where, got=column, legal=legal)
+        if missing:
+            return
+        labelled = (columns.label, columns.labels, columns.tags)
+        names = {column: found for column in labelled if column and (found := _names(data.features[column]))}
+        unlabelled = {
+            int(value) for value in columns.label_map or () if value.startswith("-") and value[1:].isdecimal()
         }
-        for number, values in enumerate(data):
+        for number, values in enumerate(data.select_columns(list(dict.fromkeys(columns.names())))):
             where = f"{self.where}: row {number}"
             try:
-                yield Row(where, {**values, **{column: _named(values[column], names[column]) for column in names}})
+                named = {column: _named(values[column], names[column], unlabelled) for column in names}
+                yield Row(where, {**values, **named})
             except IndexError:
-                yield Problem("has no label", where=where, why="-1 marks what is not labelled, as in many test splits")
+                why = "-1 marks what is not labelled, as in many test splits"
+                yield Problem("has no label", where=where, why=why, hint='label_map: {"-1": null, ...} leaves it out')
 
     def _load(self) -> Any:
         datasets = require("datasets")
@@ -66,14 +74,16 @@ def _names(feature: Any) -> tuple[str, ...]:
     return tuple(getattr(inner, "names", None) or ())
 
 
-def _named(value: Any, names: tuple[str, ...]) -> Any:
-    """Numbers as their names.
+def _named(value: Any, names: tuple[str, ...], unlabelled: set[int]) -> Any:
+    """Numbers as their names; those that mark what has no label stay if they are known.
 
     Raises:
-        IndexError: a number without one.
+        IndexError: a number without a name.
     """
     if isinstance(value, list):
-        return [_named(each, names) for each in value]
-    if isinstance(value, int) and value < 0:
+        return [_named(each, names, unlabelled) for each in value]
+    if not isinstance(value, int) or value in unlabelled:
+        return value
+    if value < 0:
         raise IndexError
-    return names[value] if isinstance(value, int) else value
+    return names[value]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from compose.dsl import (
     Expression,
     Fuse,
     as_expression,
-    branches,
     fuses,
     leaves,
     name_problem,
-    outputs,
     own_name,
-    walk,
 )
 from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
@@ -26,6 +22,7 @@ from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
+from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
 from compose.train.metrics import ERRORS, METRICS, Kind
@@ -37,15 +34,6 @@ TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
     return list(_Checker(recipe, document).problems())
-
-
-def tasks_of(expression: Expression) -> tuple[str | None, ...]:
-    """The tasks that an expression answers, None for an output without a name.
-
-    Raises:
-        CompileError: a nesting that has no meaning.
-    """
-    return tuple(output.task for branch in branches(expression) for output in outputs(branch))
 
 
 def answers_of(head: Head) -> Kind | None:
@@ -93,6 +81,7 @@ class _Checker:
     def __init__(self, recipe: Recipe, document: Document) -> None:
         self.recipe, self.document = recipe, document
         self.folder = Path(document.source).parent
+        self.expressions = Expressions(recipe, document)
 
     def problems(self) -> Iterator[Problem]:
         yield from self._names()
@@ -155,9 +144,9 @@ class _Checker:
             try:
                 block = fusion_block(name, fusion.expression)
             except ComposeError as error:
-                yield from self._in_text((*path, "expression"), fusion.expression, error)
+                yield from self.expressions.in_text((*path, "expression"), fusion.expression, error)
                 continue
-            yield from self._adapters(block, (*path, "expression"), fusion.expression)
+            yield from self.expressions.adapters(block, (*path, "expression"), fusion.expression)
 
     def _pruning(self) -> Iterator[Problem]:
         for name, adapter in self.recipe.adapters.items():
@@ -191,7 +180,7 @@ class _Checker:
             path: KeyPath = ("train", index)
             if stage.name and names.count(stage.name) > 1 and names.index(stage.name) < index:
                 yield self._at((*path, "name"), f"two stages are called '{stage.name}'")
-            expression, problems = self._expression((*path, "expression"), stage.expression)
+            expression, problems = self.expressions.read((*path, "expression"), stage.expression)
             yield from problems
             if not problems:
                 yield from self._stage(stage, path, expression)
@@ -247,7 +236,7 @@ class _Checker:
         every: list[str] = []
         for name, text in evaluate.expressions.items():
             path: KeyPath = ("evaluate", "expressions", name)
-            expression, problems = self._expression(path, text)
+            expression, problems = self.expressions.read(path, text)
             yield from problems
             if not problems:
                 tasks = [task for task in tasks_of(expression) if task]
@@ -256,7 +245,7 @@ class _Checker:
         curve = evaluate.drop_curve
         if curve is not None:
             path = ("evaluate", "drop_curve", "expression")
-            expression, problems = self._expression(path, curve.expression)
+            expression, problems = self.expressions.read(path, curve.expression)
             yield from problems
             if not problems:
                 tasks = [task for task in tasks_of(expression) if task]
@@ -291,7 +280,7 @@ class _Checker:
         if self.recipe.predict is None:
             return
         path: KeyPath = ("predict", "expression")
-        expression, problems = self._expression(path, self.recipe.predict.expression)
+        expression, problems = self.expressions.read(path, self.recipe.predict.expression)
         yield from problems
         if problems or not self.recipe.predict.texts:
             return
@@ -299,55 +288,3 @@ class _Checker:
             source = self.recipe.data.get(str(task))
             if source is not None and columns_of(source).pair:
                 yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")
-
-    def _expression(self, path: KeyPath, text: str) -> tuple[Expression, list[Problem]]:
-        """The expression of a text, and what is wrong with it in this recipe."""
-        try:
-            expression = as_expression(text)
-            tasks = tasks_of(expression)
-        except ComposeError as error:
-            return None, list(self._in_text(path, text, error))
-        problems = list(self._adapters(expression, path, text))
-        for fuse in fuses(expression):
-            if own_name(fuse) not in self.recipe.fusions:
-                legal = tuple(self.recipe.fusions)
-                what = f"there is no fusion '{own_name(fuse)}'"
-                problems.append(self._name_in_text(path, text, what, own_name(fuse) or "", legal))
-        for task in tasks:
-            if task is None:
-                hint = "Parallel(task=...)"
-                problems.append(self._at(path, "an output without a name can be neither trained nor scored", hint=hint))
-            elif task not in self.recipe.heads:
-                legal = tuple(self.recipe.heads)
-                problems.append(self._name_in_text(path, text, f"task '{task}' has no head", task, legal))
-        return expression, problems
-
-    def _adapters(self, expression: Expression, path: KeyPath, text: str) -> Iterator[Problem]:
-        known = tuple(self.recipe.adapters)
-        for name in dict.fromkeys(node for _, node in walk(expression) if isinstance(node, str)):
-            if name not in known:
-                yield self._name_in_text(path, text, f"there is no adapter '{name}'", name, known)
-
-    def _name_in_text(self, path: KeyPath, text: str, what: str, name: str, legal: tuple[str, ...]) -> Problem:
-        """A problem with a name inside an expression, marked where it first stands."""
-        quoted = re.search(rf"""["']{re.escape(name)}["']|\b{re.escape(name)}\b""", text) if name else None
-        span = quoted.span() if quoted else None
-        return self._moved(path, text, Problem(what, text=text, span=span, got=name, legal=legal))
-
-    def _in_text(self, path: KeyPath, text: str, error: ComposeError) -> Iterator[Problem]:
-        for problem in error.problems:
-            yield self._moved(path, text, problem)
-
-    def _moved(self, path: KeyPath, text: str, problem: Problem) -> Problem:
-        """A problem marked in an expression, marked in the line of the recipe instead where that can be."""
-        place = self.document.place(path)
-        start = place.text.find(text, place.column - 1)
-        if start < 0 or problem.text != text or problem.span is None:
-            if problem.text:
-                return replace(problem, where=str(place))
-            found = place.problem(problem.what)
-            return replace(problem, where=found.where, text=found.text, span=found.span)
-        left, right = problem.span
-        moved = replace(place, column=start + left + 1, width=max(1, right - left))
-        found = moved.problem(problem.what)
-        return replace(problem, where=found.where, text=found.text, span=found.span)

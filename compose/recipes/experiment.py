@@ -13,8 +13,9 @@ import torch
 
 from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
-from compose.recipes.checks import fusion_block, tasks_of
+from compose.recipes.checks import fusion_block
 from compose.recipes.document import Document, KeyPath
+from compose.recipes.expressions import tasks_of
 from compose.recipes.schema import Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load

@@ -6,8 +6,8 @@ from typing import Any
 
 from compose.dsl import Expression, fuses, leaves, own_name
 from compose.graph.draw import picture
-from compose.recipes.checks import tasks_of
 from compose.recipes.experiment import Experiment
+from compose.recipes.expressions import tasks_of
 
 ROWS = 8
 TOKENS = 128

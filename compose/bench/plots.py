@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from compose.recipes.plots import COLOURS
+from compose.recipes.report.figures import COLOURS
 from compose.train.extras import require
 
 Result = Mapping[str, Any]

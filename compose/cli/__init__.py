@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from compose import __version__
-from compose.cli import adapter, bench, convert, explain, methods, predict, recipe, run
+from compose.cli import adapter, bench, convert, explain, methods, predict, recipe, report, run
 from compose.errors import ComposeError
 
 USER_MISTAKE = 2
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.command)
+app.command("report")(report.command)
 app.command("predict")(predict.command)
 app.command("explain")(explain.command)
 app.command("methods")(methods.command)

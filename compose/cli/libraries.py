@@ -8,6 +8,7 @@ import os
 def prepare_libraries() -> None:
     """Silences progress bars and notices of what loads models; errors stay. Call it before torch is imported."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # GNU OpenMP's threads wait for each other by spinning, by default for so long that everything is several times
     # as slow once something else wants a core. A tenth of that is as fast on an idle machine. Read when torch is

@@ -105,6 +105,9 @@ def find_plan(folder: Path) -> Path:
     for place in (folder / "plan", folder):
         if any(place.glob("*.json")) and not (place / "run.json").exists():
             return place
+    seeds = sorted(place.parent.parent for place in folder.glob("seed-*/plan/*.json"))
+    if seeds:
+        raise FileError("a run of several seeds; each has its own answers", where=str(folder), hint=str(seeds[0]))
     unfinished = (folder / "INCOMPLETE").exists()
     raise FileError(
         "the run is not complete" if unfinished else "there is neither a run nor a saved plan in it",

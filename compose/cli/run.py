@@ -20,8 +20,19 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a run of another recipe in that folder.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run; its weights come out the same, to the bit.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Members of a sweep that run side by side, each in its own process.")
+    ] = 1,
 ) -> None:
-    """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report."""
+    """Run a recipe: train, evaluate, and write a folder with weights, metrics and a report.
+
+    A recipe with several seeds runs once for each, one with a sweep once for each of its members. If members
+    of a sweep fail, the others are complete, and the exit code is 1.
+    """
+    from compose.recipes.manifest import read_manifest
     from compose.recipes.shipped import find
     from compose.recipes.validate import read_recipe
 
@@ -30,4 +41,6 @@ def command(
     prepare_libraries()
     from compose.recipes.runner import run
 
-    run(path, set_ or [], out, overwrite)
+    done = run(path, set_ or [], out, overwrite, jobs=jobs, resume=resume)
+    if (read_manifest(done) or {}).get("failed"):
+        raise typer.Exit(1)

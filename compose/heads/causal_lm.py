@@ -74,6 +74,9 @@ class CausalLMHead(Head):
             logits, ids = logits[:, :-1], ids[:, 1:]
         return cross_entropy(logits, ids)
 
+    def counted(self, labels: Tensor) -> float:
+        return super().counted(labels[:, 1:] if self.config.shift_labels else labels)
+
     def decode(self, windows: Sequence[Window], source: Source) -> dict[str, Any]:
         best = windows[-1].logits[-1].float().softmax(-1).topk(min(TOP, self.out.out_features))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)

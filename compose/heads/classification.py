@@ -49,6 +49,10 @@ class ClassificationHead(Head):
         multiplies = len(self.dense) * width * width + width * self.out.out_features
         return HeadSpec(self.name, self.config.kind, row_multiplies=multiplies)
 
+    @property
+    def weighs_classes(self) -> bool:
+        return self.config.problem == "single"
+
     def logits(self, inputs: HeadInput) -> Tensor:
         state = self.read(inputs).to(self.out.weight.dtype)
         for dense in self.dense:
@@ -104,7 +108,8 @@ class ClassificationHead(Head):
         rows, count = logits.shape
         if self.config.problem == "single":
             check_shape(labels, [(rows,), (rows, 1)], self.where)
-            return cross_entropy(logits, class_ids(labels.reshape(rows), count, self.labels, self.where))
+            ids = class_ids(labels.reshape(rows), count, self.labels, self.where)
+            return cross_entropy(logits, ids, self.class_weights)
         if self.config.problem == "multi_label":
             check_shape(labels, [(rows, count)], self.where)
             return binary_cross_entropy(logits, fractions(labels, logits.dtype, self.where, high=1))

@@ -95,6 +95,7 @@ class Head(nn.Module):
         needs_words: whether `decode` reads the source's words.
         reads_inverse: whether its last map, to the vocabulary, reads states after `HeadInput.inverse`.
         inner_width: then, the width that this map reads.
+        class_weights: `[labels]`, how much each label weighs in the loss while it is trained; None: all alike.
     """
 
     per_token: ClassVar[bool] = False
@@ -106,6 +107,12 @@ class Head(nn.Module):
         super().__init__()
         self.name = name
         self.config = config
+        self.class_weights: Tensor | None = None
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether its loss is over classes that exclude each other, so that `class_weights` weigh them."""
+        return False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -133,6 +140,17 @@ class Head(nn.Module):
             InputError: the labels do not fit.
         """
         raise _abstract(self, "loss")
+
+    def counted(self, labels: Tensor) -> float:
+        """How many labels the loss is the mean over; so the losses of parts of a batch make up that of the whole.
+
+        Args:
+            labels: of a batch, as a collator makes them.
+        """
+        there = ~labels.isnan() & (labels != IGNORED) if labels.is_floating_point() else labels != IGNORED
+        if self.class_weights is None:
+            return float(there.sum())
+        return float(self.class_weights[labels[there].cpu().long()].sum())
 
     def decode(self, windows: Sequence[Window], source: Source) -> dict[str, Any]:
         """The prediction for one input.

@@ -101,16 +101,22 @@ def fractions(labels: Tensor, dtype: torch.dtype, where: str, high: float | None
     return numbers
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean cross entropy over the labels that count.
 
     Args:
         logits: `[..., classes]`.
         labels: `[...]`, ids.
+        weights: `[classes]`, how much each class counts; None: 1.
     """
-    flat = labels.reshape(-1)
-    total = F.cross_entropy(_wide(logits).reshape(-1, logits.shape[-1]), flat, ignore_index=IGNORED, reduction="sum")
-    return total / (flat != IGNORED).sum().clamp(min=1)
+    flat, wide = labels.reshape(-1), _wide(logits).reshape(-1, logits.shape[-1])
+    weights = None if weights is None else weights.to(wide.device, wide.dtype)
+    total = F.cross_entropy(wide, flat, weights, ignore_index=IGNORED, reduction="sum")
+    there = flat != IGNORED
+    if weights is None:
+        return total / there.sum().clamp(min=1)
+    counted = weights[flat.clamp(min=0)].masked_fill(~there, 0).sum()
+    return total / torch.where(counted > 0, counted, 1)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -35,6 +35,10 @@ class TaggingHead(Head):
         multiplies = len(self.dense) * width * width + width * self.out.out_features
         return HeadSpec(self.name, self.config.kind, token_multiplies=multiplies)
 
+    @property
+    def weighs_classes(self) -> bool:
+        return True
+
     def logits(self, inputs: HeadInput) -> Tensor:
         states = inputs.states.to(self.out.weight.dtype)
         for dense in self.dense:
@@ -46,7 +50,7 @@ class TaggingHead(Head):
         ids = class_ids(labels, logits.shape[-1], self.labels, self.where)
         if inputs.attention_mask is not None:
             ids = ids.masked_fill(inputs.attention_mask == 0, IGNORED)
-        return cross_entropy(logits, ids)
+        return cross_entropy(logits, ids, self.class_weights)
 
     def decode(self, windows: Sequence[Window], source: Source) -> dict[str, Any]:
         """Each word's tag is its first token's, from the window in which that is farthest from the edges."""

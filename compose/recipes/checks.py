@@ -17,18 +17,15 @@ from compose.dsl import (
     own_name,
 )
 from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import make_head_config
+from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
+from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.expressions import ExpressionChecks, tasks_of
-from compose.recipes.schema import Bundled, Recipe, Stage
-from compose.recipes.shipped import bundled
-from compose.recipes.sources import columns_of, files_of
-from compose.train.data import read_examples
-
-NEEDS = {"tagging": ("entities", "tags"), "causal_lm": ()}
-"""What the data of a kind of head must be labelled with; the others need a `label`."""
+from compose.recipes.expressions import Expressions, tasks_of
+from compose.recipes.schema import Head, Recipe, Stage
+from compose.recipes.sources import columns_of, has_test
+from compose.train.metrics import ERRORS, METRICS, Kind
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -37,6 +34,21 @@ TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
     return list(_Checker(recipe, document).problems())
+
+
+def answers_of(head: Head) -> Kind | None:
+    """How the answers of a recipe's head are scored; None where they are not, or its options are wrong."""
+    try:
+        config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
+    except ComposeError:  # which is said at the head
+        return None
+    if isinstance(config, ClassificationConfig):
+        return config.problem
+    return "tagging" if isinstance(config, TaggingConfig) else None
+
+
+def _first_metrics(kind: Kind) -> tuple[str, ...]:
+    return tuple(name for name in METRICS[kind] if name not in ERRORS)
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:
@@ -68,13 +80,14 @@ def fusion_block(name: str, text: str) -> Fuse:
 class _Checker:
     def __init__(self, recipe: Recipe, document: Document) -> None:
         self.recipe, self.document = recipe, document
-        self.expressions = ExpressionChecks(recipe, document)
         self.folder = Path(document.source).parent
+        self.expressions = Expressions(recipe, document)
 
     def problems(self) -> Iterator[Problem]:
         yield from self._names()
+        yield from self._seeds()
         yield from self._precision()
-        yield from self._sources()
+        yield from source_problems(self.recipe, self.document)
         yield from self._options()
         yield from self._stages()
         yield from self._pruning()
@@ -95,50 +108,20 @@ class _Checker:
                 what = f"train.{index}.{key} trains weights of the backbone, which bf16 is too coarse for"
                 yield self._at(("train", index, key), what, key=True, hint="precision: float32")
 
+    def _seeds(self) -> Iterator[Problem]:
+        seeds = self.recipe.seeds
+        if seeds and "seed" in self.recipe.model_fields_set:
+            hint = f"seeds: [{self.recipe.seed}] for one seed"
+            yield self._at(("seed",), "seed and seeds exclude each other", key=True, hint=hint)
+        if len(set(seeds)) < len(seeds):
+            yield self._at(("seeds",), "each seed may occur once: a second run of it would find the same")
+
     def _names(self) -> Iterator[Problem]:
         kinds = {"adapters": "adapter", "heads": "head", "fusions": "fusion", "data": "task"}
         for section, what in kinds.items():
             for name in getattr(self.recipe, section):
                 if problem := name_problem(name, what):
                     yield self._at((section, name), problem.what, key=True, why=problem.why)
-
-    def _sources(self) -> Iterator[Problem]:
-        for name, source in self.recipe.data.items():
-            path: KeyPath = ("data", name)
-            given = [key for key in ("label", "entities", "tags") if getattr(source, key)]
-            if len(given) != 1:
-                said = " and ".join(given) or "none"
-                yield self._at(path, f"data.{name} needs one of label, entities and tags; it has {said}", key=True)
-                continue
-            if (source.tags is None) != (source.tokens is None):
-                yield self._at(path, f"data.{name}: tags and tokens belong together", key=True)
-                continue
-            clash = [key for key in ("text", "pair") if source.tokens and getattr(source, key)]
-            clash += ["pair"] if source.entities and source.pair else []
-            if clash:
-                yield self._at((*path, clash[0]), f"data.{name}: {clash[0]} has no meaning beside {given[0]}")
-                continue
-            if isinstance(source, Bundled) and source.name not in bundled():
-                what = f"there is no bundled data '{source.name}'"
-                yield self._at((*path, "name"), what, got=source.name, legal=bundled())
-                continue
-            yield from self._files(name)
-
-    def _files(self, name: str) -> Iterator[Problem]:
-        """Whether a source's files are there, and their first rows have the columns."""
-        source = self.recipe.data[name]
-        for part, file in zip(("train", "test"), files_of(source, self.folder), strict=True):
-            if file is None:
-                continue
-            try:
-                read_examples(file, columns_of(source), limit=1)
-            except FileError as error:
-                problem = error.problems[0]
-                columns = {value: key for key, value in source.model_dump().items() if isinstance(value, str)}
-                key = columns.get(problem.got, "name" if isinstance(source, Bundled) else part)
-                what = f"data.{name}: {problem.what}"
-                yield self._at(("data", name, key), what, why=problem.where, got=problem.got, legal=problem.legal)
-                return
 
     def _options(self) -> Iterator[Problem]:
         for name, adapter in self.recipe.adapters.items():
@@ -161,9 +144,9 @@ class _Checker:
             try:
                 block = fusion_block(name, fusion.expression)
             except ComposeError as error:
-                yield from self.expressions.moved((*path, "expression"), fusion.expression, error)
+                yield from self.expressions.in_text((*path, "expression"), fusion.expression, error)
                 continue
-            yield from self.expressions.unknown_adapters(block, (*path, "expression"), fusion.expression)
+            yield from self.expressions.adapters(block, (*path, "expression"), fusion.expression)
 
     def _pruning(self) -> Iterator[Problem]:
         for name, adapter in self.recipe.adapters.items():
@@ -210,11 +193,18 @@ class _Checker:
         if stage.regime in ("adapters", "full+adapters") and not leaves(expression):
             yield at.problem("the expression has no adapter to train", hint="regime: heads")
         tasks = [task for task in tasks_of(expression) if task]
-        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights)):
+        weights = stage.class_weights if isinstance(stage.class_weights, dict) else {}
+        for key, named in (("data", stage.data), ("loss_weights", stage.loss_weights), ("class_weights", weights)):
             for task in named:
                 if task not in tasks:
                     what = f"the expression has no task '{task}'"
                     yield self._at((*path, key, task), what, key=True, got=task, legal=tuple(tasks))
+        for task in tasks if stage.early_stopping is not None else ():
+            source = self.recipe.data.get(stage.data.get(task, task))
+            if source is not None and source.validation is None:
+                what = f"early_stopping needs a validation part, which the data of task '{task}' lack"
+                hint = f"data.{stage.data.get(task, task)}.validation: 0.1"
+                yield self._at((*path, "early_stopping"), what, key=True, hint=hint)
         yield from self._data(tasks, stage.data, (*path, "data"), (*path, "expression"), "train")
 
     def _data(
@@ -231,12 +221,14 @@ class _Checker:
                 yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
                 continue
             head = self.recipe.heads.get(task)
-            target = columns_of(source).target
-            if head is not None and target not in NEEDS.get(head.kind, ("label",)):
-                needs = " or ".join(NEEDS.get(head.kind, ("label",))) or "text alone"
-                what = f"the {head.kind} head '{task}' learns from {needs}, but data.{name} has {target}"
-                yield self._at(where, what)
-            if part == "test" and not isinstance(source, Bundled) and source.test is None:
+            if head is not None and (why := fit_problem(head, name, source)):
+                yield self._at(where, f"the {head.kind} head '{task}' {why}")
+            elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
+                what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
+                yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            if part == "test" and head is not None and head.kind == "causal_lm":
+                yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
+            if part == "test" and not has_test(source):
                 yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
 
     def _evaluate(self) -> Iterator[Problem]:
@@ -261,10 +253,28 @@ class _Checker:
                 if not leaves(expression):
                     yield self._at(path, "the expression has no adapter to drop")
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        for task in evaluate.data:
-            if task not in every:
-                what = f"no evaluated expression has a task '{task}'"
-                yield self._at(("evaluate", "data", task), what, key=True, got=task, legal=tuple(every))
+        for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
+            for task in named:
+                if task not in every:
+                    what = f"no evaluated expression has a task '{task}'"
+                    yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
+        for task, metrics in evaluate.metrics.items():
+            yield from self._metrics(task, metrics)
+
+    def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
+        """Whether what is to be measured of a task can be, and makes a mean."""
+        path: KeyPath = ("evaluate", "metrics", task)
+        head = self.recipe.heads.get(task)
+        kind = None if head is None else answers_of(head)
+        if head is None or kind is None:
+            return
+        for number, metric in enumerate(metrics):
+            if metric not in METRICS[kind]:
+                what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
+                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]))
+        if metrics[0] in ERRORS:
+            why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
+            yield self._at((*path, 0), f"{metrics[0]} cannot come first", why=why, legal=_first_metrics(kind))
 
     def _predict(self) -> Iterator[Problem]:
         if self.recipe.predict is None:
@@ -276,5 +286,5 @@ class _Checker:
             return
         for task in tasks_of(expression):
             source = self.recipe.data.get(str(task))
-            if source is not None and source.pair:
+            if source is not None and columns_of(source).pair:
                 yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")

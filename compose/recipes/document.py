@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compose.errors import Problem
@@ -32,6 +33,11 @@ class Place:
     def __str__(self) -> str:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 
+    @property
+    def folder(self) -> Path:
+        """Where relative paths that stand here begin: beside the file; for an override where the command runs."""
+        return Path(self.source).parent if self.line else Path()
+
     def problem(self, what: str, **fields: Any) -> Problem:
         """A problem at this place, with the source line marked."""
         start = self.column - 1
@@ -48,6 +54,7 @@ class Document:
         data: mappings, lists and scalars.
         keys: the place of the key (or list item) at each path.
         values: the place of the value at each path.
+        included: the name and text of each file that it includes.
     """
 
     source: str
@@ -55,6 +62,7 @@ class Document:
     data: Any
     keys: dict[KeyPath, Place]
     values: dict[KeyPath, Place]
+    included: tuple[tuple[str, str], ...] = ()
 
     def place(self, path: KeyPath, key: bool = False) -> Place:
         """The place of the value (or `key`) at `path`, or of the nearest thing around it."""

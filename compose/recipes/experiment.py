@@ -59,6 +59,11 @@ class Experiment:
             for task in task_names(stage.expression)
         }
 
+    def validation_examples(self, stage: Stage) -> dict[str, tuple[Example, ...]]:
+        """What is scored after each epoch of a stage: the validation parts that there are, by task."""
+        found = {task: self.data[stage.data.get(task, task)].validation for task in task_names(stage.expression)}
+        return {task: examples for task, examples in found.items() if examples}
+
     def test_examples(self, tasks: Sequence[str]) -> dict[str, tuple[Example, ...]]:
         """What tasks are scored on."""
         chosen = self.recipe.evaluate.data

@@ -1,4 +1,4 @@
-"""The expressions of a recipe: what is wrong with them in it, marked in the lines where they stand."""
+"""The expressions of a recipe, and what is wrong with them in it, marked in the recipe's own lines."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def tasks_of(expression: Expression) -> tuple[str | None, ...]:
     return tuple(output.task for branch in branches(expression) for output in outputs(branch))
 
 
-class ExpressionChecks:
-    """Reads the expressions of a recipe against what it lists.
+class Expressions:
+    """Reads expressions by what a recipe has.
 
     Args:
         recipe: the recipe.
-        document: its text.
+        document: where things stand in it.
     """
 
     def __init__(self, recipe: Recipe, document: Document) -> None:
@@ -38,8 +38,8 @@ class ExpressionChecks:
             expression = as_expression(text)
             tasks = tasks_of(expression)
         except ComposeError as error:
-            return None, list(self.moved(path, text, error))
-        problems = list(self.unknown_adapters(expression, path, text))
+            return None, list(self.in_text(path, text, error))
+        problems = list(self.adapters(expression, path, text))
         for fuse in fuses(expression):
             if own_name(fuse) not in self.recipe.fusions:
                 legal = tuple(self.recipe.fusions)
@@ -47,30 +47,31 @@ class ExpressionChecks:
                 problems.append(self._name_in_text(path, text, what, own_name(fuse) or "", legal))
         for task in tasks:
             if task is None:
+                hint = "Parallel(task=...)"
                 what = "an output without a name can be neither trained nor scored"
-                problems.append(self.document.place(path).problem(what, hint="Parallel(task=...)"))
+                problems.append(self.document.place(path).problem(what, hint=hint))
             elif task not in self.recipe.heads:
                 legal = tuple(self.recipe.heads)
                 problems.append(self._name_in_text(path, text, f"task '{task}' has no head", task, legal))
         return expression, problems
 
-    def unknown_adapters(self, expression: Expression, path: KeyPath, text: str) -> Iterator[Problem]:
-        """The adapters that an expression names and the recipe does not list."""
+    def adapters(self, expression: Expression, path: KeyPath, text: str) -> Iterator[Problem]:
+        """The adapters in an expression that the recipe does not have."""
         known = tuple(self.recipe.adapters)
         for name in dict.fromkeys(node for _, node in walk(expression) if isinstance(node, str)):
             if name not in known:
                 yield self._name_in_text(path, text, f"there is no adapter '{name}'", name, known)
-
-    def moved(self, path: KeyPath, text: str, error: ComposeError) -> Iterator[Problem]:
-        """What an error says of an expression's text, marked in the recipe."""
-        for problem in error.problems:
-            yield self._moved(path, text, problem)
 
     def _name_in_text(self, path: KeyPath, text: str, what: str, name: str, legal: tuple[str, ...]) -> Problem:
         """A problem with a name inside an expression, marked where it first stands."""
         quoted = re.search(rf"""["']{re.escape(name)}["']|\b{re.escape(name)}\b""", text) if name else None
         span = quoted.span() if quoted else None
         return self._moved(path, text, Problem(what, text=text, span=span, got=name, legal=legal))
+
+    def in_text(self, path: KeyPath, text: str, error: ComposeError) -> Iterator[Problem]:
+        """What is wrong with an expression, marked in the recipe."""
+        for problem in error.problems:
+            yield self._moved(path, text, problem)
 
     def _moved(self, path: KeyPath, text: str, problem: Problem) -> Problem:
         """A problem marked in an expression, marked in the line of the recipe instead where that can be."""

@@ -14,10 +14,13 @@ from typing import Any
 
 from compose import __version__
 from compose.errors import FileError
+from compose.io.whole import sync_folder, write_whole
+from compose.recipes.manifest import MANIFEST, MARK, read_manifest
 
-MARK = "INCOMPLETE"
-MANIFEST = "run.json"
-PACKAGES = ("torch", "transformers", "numpy", "safetensors", "scikit-learn")
+TRAINING = "training"
+"""The folder of what is trained, until the run is complete."""
+
+PACKAGES = ("torch", "transformers", "accelerate", "numpy", "safetensors", "scikit-learn")
 
 
 class RunFolder:
@@ -27,39 +30,50 @@ class RunFolder:
         target: where the finished run belongs.
         recipe: the name of the recipe.
         overwrite: whether another recipe's run may be replaced.
+        resume: whether to go on with what an interrupted run left.
 
     Raises:
         FileError: something else is there, or the folder cannot be written.
     """
 
-    def __init__(self, target: Path, recipe: str, overwrite: bool = False) -> None:
+    def __init__(self, target: Path, recipe: str, overwrite: bool = False, resume: bool = False) -> None:
         self.target = target
-        self.path = target.with_name(f"{target.name}.partial")
+        self.path = unfinished(target)
         self.started = time.time()
+        settle(target)
         check_replaceable(target, recipe, overwrite)
         try:
-            if self.path.exists():
-                if not (self.path / MARK).exists():
+            if self.path.exists() and not (resume and is_interrupted(target)):
+                if not is_interrupted(target) and any(self.path.iterdir()):
                     raise FileError("is there, and is no interrupted run", where=str(self.path))
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True)
-            self.write_text(MARK, f"{recipe} began at {_now()} and has not ended\n")
+                _discard(self.path)
+            if not self.path.exists():
+                self.path.mkdir(parents=True)
+                self.write_text(MARK, f"{recipe} began at {_now()} and has not ended\n")
         except OSError as error:
             raise FileError(f"cannot be written: {error.strerror or error}", where=str(self.path)) from None
 
+    def checkpoint(self, index: int) -> Path:
+        """The file that a stage's training is kept in until the run is complete."""
+        (self.path / TRAINING).mkdir(exist_ok=True)
+        return checkpoint_in(self.path, index)
+
     def write_text(self, name: str, text: str) -> None:
         """Write a file in the folder, complete or not at all."""
-        path = self.path / name
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a value as JSON."""
         self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def so_far(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """What the manifest would say now: some facts, how long it took, and with which versions."""
+        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
+        return {
+            **facts,
+            "seconds": round(time.time() - self.started, 1),
+            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
+        }
 
     def finish(self, facts: dict[str, Any]) -> Path:
         """Write the manifest, take the mark off and move the folder to its place.
@@ -67,36 +81,52 @@ class RunFolder:
         Args:
             facts: what else to record of the run.
         """
-        versions = {name: metadata.version(name) for name in PACKAGES if _installed(name)}
-        files = sorted(path for path in self.path.rglob("*") if path.is_file() and path.name != MARK)
+        own = [path for path in self.path.rglob("*") if path.is_file() and not _passes(path, self.path)]
         manifest = {
             "status": "complete",
-            **facts,
+            **self.so_far(facts),
             "ended": _now(),
-            "seconds": round(time.time() - self.started, 1),
-            "versions": {"compose": __version__, "python": platform.python_version(), **versions},
-            "sha256": {path.relative_to(self.path).as_posix(): _digest(path) for path in files},
+            "sha256": {path.relative_to(self.path).as_posix(): _digest(path) for path in sorted(own)},
         }
         self.write_json(MANIFEST, manifest)
-        (self.path / MARK).unlink()
-        if self.target.exists():
-            old = self.target.with_name(f"{self.target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(self.target, old)
-            os.replace(self.path, self.target)
-            shutil.rmtree(old)
-        else:
-            os.replace(self.path, self.target)
+        (self.path / MARK).unlink()  # from here on the run is complete, and `settle` can do the rest
+        sync_folder(self.path)
+        settle(self.target)
         return self.target
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What a finished run recorded of itself; None if the folder is none."""
+def unfinished(target: Path) -> Path:
+    """Where a run is until it is complete."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def checkpoint_in(folder: Path, index: int) -> Path:
+    """The file of a stage's training in the folder of a run that is not complete."""
+    return folder / TRAINING / f"stage-{index + 1}.safetensors"
+
+
+def is_interrupted(target: Path) -> bool:
+    """Whether a run to this place was interrupted, or is under way."""
+    return (unfinished(target) / MARK).exists()
+
+
+def settle(target: Path) -> None:
+    """Moves a run that is complete to its place, where it was interrupted just before that."""
+    path, old = unfinished(target), target.with_name(f".{target.name}.replaced")
+    if (path / MARK).exists() or read_manifest(path) is None:
+        return
     try:
-        found = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "recipe" in found else None
+        shutil.rmtree(path / TRAINING, ignore_errors=True)
+        for file in path.rglob(".*.tmp"):
+            file.unlink()
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+        os.replace(path, target)
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
 
 
 def check_replaceable(target: Path, recipe: str, overwrite: bool) -> None:
@@ -113,6 +143,20 @@ def check_replaceable(target: Path, recipe: str, overwrite: bool) -> None:
     if manifest["recipe"] != recipe and not overwrite:
         what = f"holds a run of another recipe, '{manifest['recipe']}'"
         raise FileError(what, where=str(target), hint="another --out, or --overwrite")
+
+
+def _discard(folder: Path) -> None:
+    """Removes a folder; it has another name from the first moment on, so that it is never found half removed."""
+    gone = folder.with_name(f".{folder.name}.discarded")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
+
+
+def _passes(path: Path, folder: Path) -> bool:
+    """Whether a file is of an unfinished run only."""
+    name = path.relative_to(folder)
+    return name.parts[0] in (MARK, MANIFEST, TRAINING) or (name.name[0] == "." and name.suffix == ".tmp")
 
 
 def _installed(name: str) -> bool:

@@ -205,6 +205,9 @@ class _Builder:
         return self._mapping(path)
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Scalar:
+        if UNREADABLE.search(event.value):  # written as an escape
+            self.problems.append(place.problem("a character that does not belong in a text"))
+            return None
         if event.style:
             return str(event.value)
         try:

@@ -17,7 +17,7 @@ from compose.recipes.schema import Compare, DropCurve
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.shares import child_names, fusion_shares
 from compose.runtime.texts import batch_of
-from compose.train.evaluate import Scores, evaluate, kind_of
+from compose.train.evaluate import Answered, Scores, answer, evaluate, kind_of
 from compose.train.head_only import head_only
 from compose.train.metrics import MAIN
 from compose.train.rows import cut_inputs, encode_inputs
@@ -32,7 +32,8 @@ BASELINES = {"head_only": "head only", "tfidf": "TF-IDF"}
 
 def main_metrics(experiment: Experiment, tasks: Iterable[str]) -> dict[str, str]:
     """For each task the one score that means are made of."""
-    return {task: MAIN[kind_of(experiment.model.heads[task])] for task in tasks}
+    chosen = experiment.recipe.evaluate.metrics
+    return {task: chosen[task][0] if task in chosen else MAIN[kind_of(experiment.model.heads[task])] for task in tasks}
 
 
 def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
@@ -51,21 +52,21 @@ def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
     return {task: cut[name] for task, name in sources.items()}
 
 
-def score_systems(experiment: Experiment) -> dict[str, dict[str, Scores]]:
-    """The scores of the recipe's expressions and baselines: by system, then task."""
+def answers(experiment: Experiment) -> dict[str, dict[str, Answered]]:
+    """What the recipe's expressions and baselines answer on the test part: by system, then task."""
     wanted = experiment.recipe.evaluate
     found = {}
     for name, text in wanted.expressions.items():
         plan = experiment.plan(("evaluate", "expressions", name), text)
-        found[name] = evaluate(plan, experiment.test_examples(task_names(text)), wanted.batch_size, wanted.batch_tokens)
+        found[name] = answer(plan, experiment.test_examples(task_names(text)), wanted.batch_size, wanted.batch_tokens)
     train = experiment.train_examples()
-    tasks = [task for task in dict.fromkeys(t for scores in found.values() for t in scores) if task in train]
+    tasks = [task for task in dict.fromkeys(t for each in found.values() for t in each) if task in train]
     for baseline in wanted.baselines:
         found[BASELINES[baseline]] = {task: _baseline(experiment, baseline, task, train[task]) for task in tasks}
     return found
 
 
-def _baseline(experiment: Experiment, baseline: str, task: str, train: Sequence[Any]) -> Scores:
+def _baseline(experiment: Experiment, baseline: str, task: str, train: Sequence[Any]) -> Answered:
     head = experiment.model.heads[task]
     test = experiment.test_examples([task])[task]
     if baseline == "tfidf":
@@ -94,7 +95,8 @@ def drop_curve(
     full = next((known[name] for name, text in named.items() if text == curve.expression and name in known), None)
     found = []
     for (first, plan), took in zip(plans.items(), seconds, strict=True):
-        scores = full if full and first == 0 else evaluate(plan, examples, wanted.batch_size, wanted.batch_tokens)
+        limits = wanted.batch_size, wanted.batch_tokens
+        scores = full if full and first == 0 else evaluate(plan, examples, *limits, wanted.metrics)
         found.append(
             {
                 "first": first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from compose.errors import Problem, RecipeError
@@ -29,12 +30,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
     Raises:
         RecipeError: an override that cannot be read or leads nowhere.
     """
-    changed = Document(
-        document.source,
-        document.text,
-        copy.deepcopy(document.data),
-        dict(document.keys),
-        dict(document.values),
+    changed = replace(
+        document, data=copy.deepcopy(document.data), keys=dict(document.keys), values=dict(document.values)
     )
     problems: list[Problem] = []
     for override in overrides:

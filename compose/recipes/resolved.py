@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
-from compose.recipes.loader import scalar
-from compose.recipes.schema import Jsonl, Recipe
+from compose.recipes.loader import load_text, scalar
+from compose.recipes.schema import Recipe
+from compose.recipes.sources import absolute
 from compose.runtime.batches import step_limits
 
 
@@ -39,17 +41,7 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
         folder: where its relative paths begin; they are made absolute.
         labels: of each head that has labels.
     """
-    data = {
-        name: source.model_copy(
-            update={
-                "train": str((folder / source.train).resolve()),
-                "test": str((folder / source.test).resolve()) if source.test else None,
-            }
-        )
-        if isinstance(source, Jsonl)
-        else source
-        for name, source in recipe.data.items()
-    }
+    data = {name: absolute(source, lambda _: folder) for name, source in recipe.data.items()}
     heads = {
         name: head.model_copy(update={"labels": labels.get(name, head.labels)}) for name, head in recipe.heads.items()
     }
@@ -65,7 +57,31 @@ def resolve(recipe: Recipe, folder: Path, labels: Mapping[str, list[str]]) -> Re
     return recipe.model_copy(update={"data": data, "heads": heads, "train": train})
 
 
+def plain(value: Any) -> Any:
+    """A recipe, or anything in it, as mappings, lists and single values.
+
+    Keys of sections that have no value are left out. An option that is null stays: it may be another in its preset.
+    """
+    if isinstance(value, BaseModel):
+        declared = {name: getattr(value, name) for name in type(value).model_fields}
+        found = {name: inner for name, inner in declared.items() if inner is not None}
+        return {name: plain(inner) for name, inner in {**found, **(value.model_extra or {})}.items()}
+    if isinstance(value, dict):
+        return {name: plain(inner) for name, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def to_yaml(recipe: Recipe) -> str:
-    """A recipe's text; what is None is left out."""
-    plain = recipe.model_dump(mode="json", exclude_none=True)
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    """A recipe's text; keys that have no value are left out."""
+    unsaid = ["seed" if recipe.seeds else "seeds", *([] if recipe.sweep else ["sweep"])]
+    return _dumped({key: value for key, value in plain(recipe).items() if key not in unsaid})
+
+
+def with_seeds(text: str, seeds: Sequence[int]) -> str:
+    """The text of a resolved recipe with several seeds in place of its one."""
+    plain = load_text(text).data
+    return _dumped({"seeds" if key == "seed" else key: plain[key] for key in plain} | {"seeds": list(seeds)})
+
+
+def _dumped(data: Mapping[str, Any]) -> str:
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

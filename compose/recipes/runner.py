@@ -7,22 +7,33 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compose.recipes import measure
+from compose.recipes.begun import begin, begun_with, is_done
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
-from compose.recipes.folder import RunFolder, check_replaceable
-from compose.recipes.pruning import prune_before
-from compose.recipes.report import write_report
+from compose.recipes.folder import RunFolder, check_replaceable, settle
+from compose.recipes.following import follow
+from compose.recipes.job import Job
+from compose.recipes.loader import load_text
+from compose.recipes.report.runs import Run
+from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
-from compose.recipes.schema import Recipe, Stage
+from compose.recipes.schema import Recipe
+from compose.recipes.seeds import run_seeds
+from compose.recipes.sweeping import run_sweep
+from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
+from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
-from compose.train.fit import Settings, fit
-from compose.train.rows import cut_inputs, row_groups
-from compose.train.trunk_cache import TrunkCache
+from compose.train.processes import is_first
+from compose.train.rows import cut_inputs
+
+LOGS = "logs"
+"""The folder of what TensorBoard reads, where a recipe logs with it."""
 
 PLAN = "plan"
 """The folder of the composition that `compose predict` answers with."""
@@ -38,6 +49,9 @@ class Results:
     main: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
+    details: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
@@ -55,8 +69,12 @@ def run(
     out: Path | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    jobs: int = 1,
+    resume: bool = False,
 ) -> Path:
-    """Runs a recipe.
+    """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
+
+    Where `torchrun` or `accelerate launch` started several processes, all of them train, and the first does the rest.
 
     Args:
         path: its file.
@@ -64,45 +82,71 @@ def run(
         out: the folder for results, by default `runs/` and the recipe's name.
         overwrite: whether the folder may hold another recipe's run, which then goes.
         console: says what happens.
+        jobs: how many members of a sweep run side by side, each in a process of its own.
+        resume: whether to go on with what an interrupted run of the same recipe left; where there is nothing, the run
+            begins anew.
 
     Returns:
         The folder, complete.
 
     Raises:
-        ComposeError: the recipe, its data or the backbone is not right.
+        ComposeError: the recipe, its data or the backbone is not right; or what is to go on is another run.
     """
     console = console or Console()
+    started = time.time()
     document, recipe = read_recipe(path, overrides)
-    target = out or Path("runs") / recipe.name
-    check_replaceable(target, recipe.name, overwrite)
+    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume)
+    if not is_first():
+        return follow(job)
+    settle(job.target)
+    check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
+    console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
+    return done
+
+
+def run_job(job: Job, console: Console) -> Path:
+    """Runs a recipe without a sweep; gives its folder, complete."""
+    return run_seeds(job, console, run_once) if len(job.recipe.seeds) > 1 else run_once(job.first(), console)
+
+
+def run_once(job: Job, console: Console) -> Path:
+    """Runs a recipe of one seed; gives its folder, complete."""
+    document, recipe, overrides = job.document, job.recipe, job.overrides
     experiment = build(recipe, document)
-    folder = RunFolder(target, recipe.name, overwrite)
-    folder.write_text("recipe.yaml", document.text)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
+    results = Results(recipe.name, recipe.seed)
+    training = Training(experiment, console, partial(_note_cut, results, console))
+    begun = begun_with(experiment, resolved)
+    if is_done(job, begun, console):
+        return job.target
+    folder = RunFolder(job.target, recipe.name, job.overwrite, job.resume)
+    begin(folder, begun)
+    job.write_given(folder)
     folder.write_text("resolved.yaml", to_yaml(resolved))
     console.say(str(experiment.model.summary()))
-    results = Results(recipe.name, recipe.seed)
-    cache = TrunkCache()  # stages over the same texts share it
-    for index, stage in enumerate(recipe.train):
-        results.stages.append(_train(experiment, stage, index, results, console, cache))
+    for index in range(len(recipe.train)):
+        results.stages.append(training.stage(index, folder.checkpoint(index), folder.path / LOGS))
     _save(experiment, folder.path)
     _measure(experiment, results, console)
+    results.parts = describe_parts(experiment)
+    results.systems = describe_systems(experiment, results.parts)
     _predict(experiment, results, console)
     folder.write_json("metrics.json", results.to_dict())
-    write_report(folder, recipe, results.to_dict())
     facts = {
         "recipe": recipe.name,
         "backbone": recipe.backbone.name,
         "precision": experiment.model.precision,
         "seed": recipe.seed,
         "overrides": list(overrides),
+        "fingerprints": {key: begun[key] for key in ("data", "backbone")},
         "peak_memory_mib": _peak_memory(),
     }
-    done = folder.finish(facts)
-    console.say(f"\nresults in {done} ({time.time() - folder.started:.0f} s): report.md, metrics.json, {PLAN}/")
-    return done
+    ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))
+    write_page(page_of([ran], recipe.report.plots), folder.write_text)
+    return folder.finish(facts)
 
 
 def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, tuple[int, int]]) -> None:
@@ -113,59 +157,15 @@ def _note_cut(results: Results, console: Console, where: str, cut: Mapping[str, 
         console.say(cut_line(row))
 
 
-def _train(
-    experiment: Experiment, stage: Stage, index: int, results: Results, console: Console, cache: TrunkCache
-) -> dict[str, Any]:
-    model = experiment.model
-    name = stage.name or f"stage {index + 1}"
-    console.heading(f"train {name}: {stage.expression}")
-    plan = experiment.plan(("train", index, "expression"), stage.expression)
-    trainable = model.train_only(
-        plan.expression, regime=stage.regime, last=stage.last, train_layer_norms=stage.train_layer_norms
-    )
-    examples = experiment.stage_examples(stage)
-    counts = {task: len(members) for task, members in examples.items()}
-    console.say(str(trainable))
-    console.say("examples: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
-    settings = Settings(
-        epochs=stage.epochs,
-        batch_size=stage.batch_size,
-        batch_tokens=stage.batch_tokens,
-        learning_rate=stage.rate,
-        weight_decay=stage.weight_decay,
-        warmup=stage.warmup,
-        seed=experiment.recipe.seed + index,
-        loss_weights=stage.loss_weights,
-    )
-    groups = row_groups(model, examples)
-    cut = {task: (group.cut, counts[task]) for group in groups for task in group.tasks}
-    _note_cut(results, console, f"train {name}", cut)
-    for pruned in prune_before(experiment, stage, index, plan):
-        console.say(str(pruned))
-    with console.training(name) as advance:
-        history = fit(model, plan, groups, settings, advance, cache if stage.trunk_cache else None)
-    model.requires_grad_(False)
-    console.say(f"loss {history.losses[0]:.3f} in the first epoch, {history.losses[-1]:.3f} in the last")
-    return {
-        "name": name,
-        "expression": stage.expression,
-        "regime": stage.regime,
-        "trained_parameters": trainable.count,
-        "parameters": trainable.total,
-        "examples": counts,
-        "epochs": stage.epochs,
-        "learning_rate": stage.rate,
-        "losses": list(history.losses),
-        "seconds": round(history.seconds, 2),
-    }
-
-
 def _measure(experiment: Experiment, results: Results, console: Console) -> None:
     wanted = experiment.recipe.evaluate
     _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
-        results.scores = measure.score_systems(experiment)
+        chosen = wanted.metrics
+        for system, answered in measure.answers(experiment).items():
+            results.scores[system] = {task: found.scores(chosen.get(task)) for task, found in answered.items()}
+            results.details[system] = {task: found.details() for task, found in answered.items()}
         tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
         results.main = measure.main_metrics(experiment, tasks)
         results.means = {name: measure.mean_score(experiment, scores) for name, scores in results.scores.items()}

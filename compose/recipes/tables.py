@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from compose.recipes.console import table
@@ -19,6 +19,29 @@ def score_table(scores: Scores, main: Mapping[str, str], means: Mapping[str, flo
     ]
     rows.append(["mean", *(_percent(means[system]) for system in systems)])
     return table(["task", *systems], rows)
+
+
+def estimate_table(results: Mapping[str, Any]) -> str:
+    """The same over seeds: means, and half of their 95 % intervals."""
+    systems = list(results["scores"])
+    rows = [
+        [f"{task} ({metric})", *(spread(results["scores"][system].get(task, {}).get(metric)) for system in systems)]
+        for task, metric in results["main"].items()
+    ]
+    rows.append(["mean", *(spread(results["means"][system]) for system in systems)])
+    return table(["task", *systems], rows)
+
+
+def spread(found: Mapping[str, Any] | None) -> str:
+    """An estimate in percent, with half its interval; empty for None.
+
+    >>> spread({"mean": 0.9, "high": 0.912}), spread({"mean": 0.9, "high": None})
+    ('90.0 ± 1.2', '90.0')
+    """
+    if found is None:
+        return ""
+    half = "" if found["high"] is None else f" ± {100 * (found['high'] - found['mean']):.1f}"
+    return f"{100 * found['mean']:.1f}{half}"
 
 
 def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> str:
@@ -100,3 +123,14 @@ def gigaflops(flops: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def sweep_table(trials: Sequence[Any], scores: Callable[[Any], Mapping[str, Any]]) -> str:
+    """The members of a sweep, and the mean score of each system of each."""
+    found = [{name: score.to_dict() for name, score in scores(trial).items()} for trial in trials]
+    systems = list(dict.fromkeys(name for each in found for name in each))
+    rows = [
+        [trial.name, *(spread(each.get(name)) if trial.run else "failed" for name in systems)]
+        for trial, each in zip(trials, found, strict=True)
+    ]
+    return table(["member", *systems], rows)

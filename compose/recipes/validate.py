@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from compose.errors import Problem, RecipeError, nearest
+from compose.errors import Problem, RecipeError
 from compose.recipes.checks import check
 from compose.recipes.document import Document, KeyPath, dotted
-from compose.recipes.loader import load_file
+from compose.recipes.include import INCLUDE, load_recipe
+from compose.recipes.keys import RENAMED, Renamed, renamed_keys, unknown_key
+from compose.recipes.members import members
 from compose.recipes.overrides import apply_overrides
-from compose.recipes.schema import Recipe
-
-OTHER_NAMES: Mapping[str, str] = {
-    "lr": "learning_rate",
-    "num_train_epochs": "epochs",
-    "num_epochs": "epochs",
-    "bs": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "max_tokens": "batch_tokens",
-    "tokens_per_batch": "batch_tokens",
-    "warmup_ratio": "warmup",
-    "model": "backbone",
-    "model_name_or_path": "backbone",
-    "dataset": "data",
-    "datasets": "data",
-    "stages": "train",
-    "training": "train",
-    "evaluation": "evaluate",
-    "prediction": "predict",
-    "version": "recipe",
-}
-"""What other tools call a key, and what it is called here."""
+from compose.recipes.schema import DATA_KINDS, DataSource, Recipe
+from compose.recipes.sources import absolute
 
 KINDS = {
     "string_type": "text",
@@ -66,12 +46,16 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
     Raises:
         RecipeError: everything that is wrong with it.
     """
-    document = apply_overrides(load_file(path), overrides)
+    document = apply_overrides(load_recipe(path), overrides)
     return document, validate(document)
 
 
-def validate(document: Document) -> Recipe:
+def validate(document: Document, renamed: Sequence[Renamed] = RENAMED) -> Recipe:
     """The recipe that a document says.
+
+    Args:
+        document: the document.
+        renamed: keys that were called otherwise before.
 
     Raises:
         RecipeError: everything that is wrong with it; what sections say about each other is only
@@ -80,15 +64,46 @@ def validate(document: Document) -> Recipe:
     if not isinstance(document.data, dict):
         place = document.place(())
         raise RecipeError(place.problem(f"a recipe is a mapping, not {_kind(document.data)}"))
+    if INCLUDE in document.data:
+        place = document.place((INCLUDE,), key=True)
+        raise RecipeError(
+            place.problem("include is for a recipe's file: an override or a text alone has none beside it")
+        )
+    older = renamed_keys(document, renamed)
     try:
         recipe = Recipe.model_validate(document.data)
     except ValidationError as error:
-        found = [_problem(document, details) for details in error.errors(include_url=False)]
-        raise RecipeError(list(dict.fromkeys(found))) from None
-    problems = check(recipe, document)
+        details = error.errors(include_url=False)
+        found = [_problem(document, each) for each in details if _path(document.data, each["loc"])[0] not in older]
+        raise RecipeError(list(dict.fromkeys((*older.values(), *found)))) from None
+    if older:  # among options, which are free here
+        raise RecipeError(list(older.values()))
+    recipe = recipe.model_copy(update={"data": _located(recipe, document)})
+    problems = check(recipe, document) or _sweep_problems(recipe, document)
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _sweep_problems(recipe: Recipe, document: Document) -> list[Problem]:
+    """What is wrong with members of a sweep; what is wrong with several is said of the first."""
+    found: dict[tuple[str, str], Problem] = {}
+    for member in members(document, recipe.sweep):
+        try:
+            validate(member.document)
+        except RecipeError as error:
+            for problem in map(member.told, error.problems):
+                found.setdefault((problem.where, problem.what), problem)
+    return list(found.values())
+
+
+def _located(recipe: Recipe, document: Document) -> dict[str, DataSource]:
+    """The sources of a recipe with their paths made absolute: each begins where it is written."""
+
+    def folder(name: str) -> Callable[[str], Path]:
+        return lambda key: document.place(("data", name, key)).folder
+
+    return {name: absolute(source, folder(name)) for name, source in recipe.data.items()}
 
 
 def _problem(document: Document, details: ErrorDetails) -> Problem:
@@ -98,7 +113,7 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
     value = _value(document.data, path)
     name = dotted(path) or "the recipe"
     if kind == "extra_forbidden":
-        return _unknown_key(document, path)
+        return unknown_key(document, path)
     if kind == "missing":
         return document.place(path, key=True).problem(f"'{rest[0]}' is missing in {name}", hint=_example(str(rest[0])))
     at = document.place(path)
@@ -150,85 +165,13 @@ def _value(data: Any, path: KeyPath) -> Any:
     return data
 
 
-def _unknown_key(document: Document, path: KeyPath) -> Problem:
-    key = str(path[-1])
-    legal = tuple(_fields(Recipe, document.data, path[:-1]))
-    other = OTHER_NAMES.get(key.lower())
-    hint = ""
-    if other in legal:
-        hint = f"'{other}' is what it is called here"
-    else:
-        homes = [where for name, where in _homes(Recipe, ()) if name == key]
-        if homes:
-            hint = f"'{key}' belongs in {' or '.join(dict.fromkeys(homes))}"
-    where = dotted(path[:-1]) or "the recipe"
-    likely = nearest(key, legal)[:1]
-    if not hint and likely:
-        hint = f"'{likely[0]}'"
-    return document.place(path, key=True).problem(f"unknown key '{key}' in {where}", got=key, legal=legal, hint=hint)
-
-
 def _example(key: str) -> str:
     examples = {"recipe": "recipe: 1", "backbone": "backbone: minilm", "method": "method: seq_bn"}
     return examples.get(key, "")
 
 
-def _fields(model: type[BaseModel], data: Any, path: KeyPath) -> list[str]:
-    """The legal keys at a path."""
-    at: Any = model
-    for step in path:
-        at = _inside(at, data, step)
-        data = data[step]
-    chosen = _chosen(at, data)
-    return list(chosen.model_fields) if chosen else []
-
-
-def _inside(annotation: Any, data: Any, step: str | int) -> Any:
-    """The annotation of what stands under a key of something annotated."""
-    model = _chosen(annotation, data)
-    if model is not None:
-        field = model.model_fields.get(str(step))
-        return field.annotation if field else Any
-    return next((argument for argument in reversed(_arguments(annotation)) if argument is not Ellipsis), Any)
-
-
-def _arguments(annotation: Any) -> tuple[Any, ...]:
-    return tuple(get_args(annotation))
-
-
-def _chosen(annotation: Any, data: Any) -> type[BaseModel] | None:
-    """The model among an annotation's that the data, by its kind, is meant to be."""
-    if get_origin(annotation) is Annotated:
-        return _chosen(_arguments(annotation)[0], data)
-    if get_origin(annotation) in (Union, UnionType):
-        models = [found for part in _arguments(annotation) if (found := _chosen(part, data))]
-        kind = data.get("kind") if isinstance(data, dict) else None
-        for model in models:
-            declared = model.model_fields.get("kind")
-            if declared and kind in _arguments(declared.annotation):
-                return model
-        return models[0] if models else None
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    return annotation if is_model else None
-
-
-def _homes(annotation: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Every key of the schema with the section it belongs in."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, field in annotation.model_fields.items():
-            yield name, ".".join(path) or "the recipe itself"
-            yield from _homes(_plain(field), (*path, name))
-        return
-    for argument in _arguments(annotation):
-        yield from _homes(argument, path)
-
-
-def _plain(field: FieldInfo) -> Any:
-    return field.annotation
-
-
 def _tags(context: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(_choices(str(context.get("expected_tags", "'bundled', 'jsonl'"))))
+    return tuple(_choices(str(context.get("expected_tags", "")))) or DATA_KINDS
 
 
 def _choices(expected: str) -> list[str]:

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.spans import Word, entities
+from compose.runtime.rows import route_names
 from compose.train.data import Example, Span
-from compose.train.metrics import Kind, score
+from compose.train.metrics import Kind, details, score
 
 if TYPE_CHECKING:
     from compose.heads.head import Head
     from compose.runtime.runnable import RunnablePlan
 
 Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is right of a task's examples, and what was answered.
+
+    Args:
+        kind: of the task.
+        gold: what is right.
+        predicted: what was answered, in the same order.
+    """
+
+    kind: Kind
+    gold: Sequence[Any]
+    predicted: Sequence[Any]
+
+    def scores(self, metrics: Sequence[str] | None = None) -> Scores:
+        """By metric: those named, by default all of the kind."""
+        return score(self.kind, self.gold, self.predicted, metrics)
+
+    def details(self) -> dict[str, Any]:
+        """What stands behind the scores; see `compose.train.metrics.details`."""
+        return details(self.kind, self.gold, self.predicted)
 
 
 def kind_of(head: Head) -> Kind:
@@ -26,6 +51,7 @@ def evaluate(
     examples: Mapping[str, Sequence[Example]],
     batch_size: int | None = None,
     batch_tokens: int | None = None,
+    metrics: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Scores]:
     """The scores of each task; tasks over the same inputs are answered in one pass.
 
@@ -34,25 +60,39 @@ def evaluate(
         examples: by task.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time; where neither is given, as in `plan.predict`.
+        metrics: of some tasks, what to measure; all that their kind has where nothing is said.
     """
+    answered = answer(plan, examples, batch_size, batch_tokens)
+    return {task: found.scores((metrics or {}).get(task)) for task, found in answered.items()}
+
+
+def answer(
+    plan: RunnablePlan,
+    examples: Mapping[str, Sequence[Example]],
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+) -> dict[str, Answered]:
+    """What a plan answers to the examples of each task; as `evaluate`, before anything is scored."""
     answers: dict[str, list[Any]] = {}
     groups: dict[Any, list[str]] = {}
     for task, members in examples.items():
         groups.setdefault(tuple(repr(example.input) for example in members), []).append(task)
-    for tasks in groups.values():
+    limits = {"batch_size": batch_size, "batch_tokens": batch_tokens}
+    routed = route_names(plan.plan)
+    for tasks in [[task] for task in examples] if routed else groups.values():
         inputs = [example.input for example in examples[tasks[0]]]
-        found = plan.predict(inputs, tasks=tasks, truncate=True, batch_size=batch_size, batch_tokens=batch_tokens)
+        route = tasks * len(inputs) if routed else None
+        found = plan.predict(inputs, tasks=tasks, route=route, truncate=True, **limits)
         for task in tasks:
-            answers[task] = [answer[task] for answer in found]
+            answers[task] = [each[task] for each in found]
     heads = plan.model.heads
-    return {task: score_task(heads[task], examples[task], answers[task]) for task in examples}
+    return {task: answered(heads[task], examples[task], answers[task]) for task in examples}
 
 
-def score_task(head: Head, examples: Sequence[Example], answers: Sequence[Mapping[str, Any]]) -> Scores:
-    """The scores of one task's answers, as `predict` gives them."""
+def answered(head: Head, examples: Sequence[Example], answers: Sequence[Mapping[str, Any]]) -> Answered:
+    """One task's answers, as `predict` gives them, beside what is right."""
     kind = kind_of(head)
-    gold = [gold_of(kind, example) for example in examples]
-    return score(kind, gold, [_answer(kind, answer) for answer in answers])
+    return Answered(kind, [gold_of(kind, example) for example in examples], [_answer(kind, each) for each in answers])
 
 
 def gold_of(kind: Kind, example: Example) -> Any:

@@ -20,7 +20,7 @@ from compose.runtime.host import host_of
 from compose.runtime.texts import Item, batch_of
 from compose.train.collator import TaskCollator
 from compose.train.data import Example
-from compose.train.evaluate import Scores, score_task
+from compose.train.evaluate import Answered, answered
 from compose.train.rows import encode_inputs, row_label
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def head_only(
     test: Sequence[Example],
     seed: int,
     known: States | None = None,
-) -> Scores:
-    """Trains a fresh head on the frozen backbone, and scores it.
+) -> Answered:
+    """Trains a fresh head on the frozen backbone; gives what it then answers.
 
     Args:
         model: the backbone.
@@ -65,7 +65,7 @@ def head_only(
         for item, states in zip(items, frozen_states(model, items, known), strict=True):
             output = head(_head_input([item], [states], model))
             answers.append(head.decode([Window(output.logits[0], item.rows[0].words)], item.source))
-    return score_task(head, test, answers)
+    return answered(head, test, answers)
 
 
 def frozen_states(model: Model, items: Sequence[Item], known: States) -> list[Tensor]:
@@ -108,7 +108,7 @@ def _fit(
             rows = [
                 {
                     **items[place].rows[0].features,
-                    "labels": {head.name: row_label(examples[place], items[place])},
+                    "labels": {head.name: row_label(examples[place], items[place], head)},
                 }
                 for place in chosen
             ]

@@ -12,6 +12,7 @@ from compose.runtime.texts import Item, check, encode, longest
 from compose.train.data import Example, Input
 
 if TYPE_CHECKING:
+    from compose.heads.head import Head
     from compose.runtime.model import Model
 
 
@@ -48,10 +49,21 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
         items = encode_inputs(model, [example.input for example in examples[tasks[0]]])
         rows = []
         for index, item in enumerate(items):
-            labels = {task: row_label(examples[task][index], item) for task in tasks}
+            labels = {task: row_label(examples[task][index], item, model.heads.get(task)) for task in tasks}
             rows.append({**item.rows[0].features, "labels": labels})
         groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
     return tuple(groups)
+
+
+def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
+    """The rows of each task as a group of its own."""
+    return [
+        group
+        if len(group.tasks) == 1
+        else RowGroup((task,), tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows))
+        for group in groups
+        for task in group.tasks
+    ]
 
 
 def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
@@ -65,11 +77,29 @@ def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:
     return sum(item.cut for item in encode_inputs(model, inputs)) if inputs else 0
 
 
-def row_label(example: Example, item: Item) -> Any:
-    """An example's label for its row: as it is, or for each token its word's tag."""
+def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
+    """An example's label for its row.
+
+    Args:
+        example: the example.
+        item: its input as rows.
+        head: what learns from it; where None is given, what the target looks like decides.
+
+    Returns:
+        The label as it is; for each token its word's tag, or the token itself where the head learns a language; for
+        each label of the head 1 if it is one of several, else 0.
+
+    Raises:
+        InputError: one of several labels that the head does not have.
+    """
     target = example.target
+    if head is not None and head.config.kind == "causal_lm":
+        return list(item.rows[0].features["input_ids"])
     if not isinstance(target, tuple):
         return target
+    if head is not None and getattr(head.config, "problem", None) == "multi_label":
+        chosen = {head.encode_label(name) for name in target}
+        return [int(place in chosen) for place in range(len(head.labels))]
     if isinstance(example.input, list):
         tags: Sequence[str] = target
     elif all(isinstance(span, tuple) for span in target):

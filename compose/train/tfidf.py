@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from compose.train.data import Example
-from compose.train.evaluate import Scores, gold_of, spans_of_tags
+from compose.train.evaluate import Answered, gold_of, spans_of_tags
 from compose.train.extras import require
-from compose.train.metrics import Kind, score
+from compose.train.metrics import Kind
 
 SEED = 0
 STRENGTH = 10.0
@@ -17,8 +17,8 @@ STRENGTH = 10.0
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def tfidf(kind: Kind, train: Sequence[Example], test: Sequence[Example]) -> Scores:
-    """Scores of logistic regression over TF-IDF features of words and pairs of words.
+def tfidf(kind: Kind, train: Sequence[Example], test: Sequence[Example]) -> Answered:
+    """What logistic regression answers over TF-IDF features of words and pairs of words.
 
     For pairs of texts the features are how their vectors differ and agree; for tagging, the word, its
     shape, its ends and its neighbours.
@@ -31,7 +31,7 @@ def tfidf(kind: Kind, train: Sequence[Example], test: Sequence[Example]) -> Scor
     # Threads of the linear algebra underneath cost more than they bring on matrices this small.
     with require("threadpoolctl").threadpool_limits(1):
         gold = [gold_of(kind, example) for example in test]
-        return score(kind, gold, _tag(train, test) if kind == "tagging" else _classify(kind, train, test))
+        return Answered(kind, gold, _tag(train, test) if kind == "tagging" else _classify(kind, train, test))
 
 
 def _classify(kind: Kind, train: Sequence[Example], test: Sequence[Example]) -> list[Any]:

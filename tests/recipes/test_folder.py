@@ -10,7 +10,7 @@ import pytest
 
 from compose.errors import FileError
 from compose.recipes.console import table
-from compose.recipes.folder import MANIFEST, MARK, RunFolder, read_manifest
+from compose.recipes.folder import MANIFEST, MARK, RunFolder, read_manifest, settle
 
 
 def finished(target: Path, recipe: str = "one", overwrite: bool = False) -> Path:
@@ -61,8 +61,10 @@ def test_what_is_no_run_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is no run"):
         RunFolder(tmp_path / "file", "one")
     (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "mine").write_text("x")
     with pytest.raises(FileError, match="no interrupted run"):
         RunFolder(tmp_path / "run", "one")
+    assert (tmp_path / "run.partial" / "mine").exists()
 
 
 def test_another_recipes_run_is_replaced_on_demand_only(tmp_path: Path) -> None:
@@ -80,3 +82,31 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_tables_are_markdown() -> None:
     assert table(["a", "b"], [["x", "1"]]).splitlines() == ["| a   |   b |", "| --- | --: |", "| x   |   1 |"]
+
+
+def test_what_was_killed_before_it_had_its_mark_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "run.partial").mkdir()
+    assert finished(tmp_path / "run").is_dir()
+
+
+def test_a_complete_run_that_was_not_moved_yet_is(tmp_path: Path) -> None:
+    old = finished(tmp_path / "run")
+    (old / "old").write_text("old")
+    folder = RunFolder(tmp_path / "run", "one")
+    folder.checkpoint(0).write_bytes(b"x")
+    folder.write_json(MANIFEST, {"recipe": "one", "status": "complete"})
+    (folder.path / ".half.tmp").write_text("half")
+    (folder.path / MARK).unlink()  # and killed here
+    settle(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [MANIFEST]
+
+
+def test_what_is_resumed_keeps_its_files(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", "one").checkpoint(0).write_bytes(b"x")
+    again = RunFolder(tmp_path / "run", "one", resume=True)
+    assert again.checkpoint(0).read_bytes() == b"x"
+    again.write_text("recipe.yaml", "one")
+    done = again.finish({"recipe": "one"})
+    assert sorted(path.name for path in done.iterdir()) == ["recipe.yaml", MANIFEST]
+    assert list((read_manifest(done) or {})["sha256"]) == ["recipe.yaml"]

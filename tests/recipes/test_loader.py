@@ -48,6 +48,7 @@ MALFORMED = {
     "open bracket": ("a: [1, 2\n", "r.yaml:2:1: not YAML"),
     "open quote": ('a: "x\n', "r.yaml:2:1: not YAML"),
     "control character": ("a: \0\n", "r.yaml:1:4: a character"),
+    "escaped control character": ('a: "b\\0"\n', "r.yaml:1:4: a character"),
     "byte order mark": ("\ufeffa: 1\n", "r.yaml:1:1: a character"),
     "deep": ("[" * 5000, "r.yaml:1:34: nested more than 32 deep"),
     "deep by dashes": ("- " * 5000 + "x", "r.yaml:1:67: nested more than 32 deep"),

@@ -92,8 +92,9 @@ def test_the_folder_holds_everything(place: Path, said: str) -> None:
         "metrics.json",
         "report.md",
         "run.json",
-        "drop_curve.png",
-        "fusion_attention.png",
+        "report.html",
+        "drop_curve.svg",
+        "fusion_attention.svg",
         "adapters/letter/adapter.safetensors",
         "adapters/town/adapter.safetensors",
         "fusions/length/fusion.safetensors",
@@ -175,12 +176,12 @@ def test_the_report_shows_tables_and_plots(place: Path, said: str) -> None:
         "## Training",
         "## Scores",
         "| mean",
-        "drop_curve.png",
-        "fusion_attention.png",
+        "drop_curve.svg",
+        "fusion_attention.svg",
         "> a new york",
     ):
         assert part in report
-    assert all((place / "run" / name).stat().st_size > 5000 for name in ("drop_curve.png", "fusion_attention.png"))
+    assert all((place / "run" / name).stat().st_size > 2000 for name in ("drop_curve.svg", "fusion_attention.svg"))
 
 
 def test_the_resolved_recipe_runs_again_to_the_same_weights(place: Path, said: str) -> None:
@@ -235,7 +236,7 @@ def test_regimes_and_types_of_weights(place: Path) -> None:
     done = run(place / "tiny.yaml", overrides, out=place / "full", console=Console(quiet=True))
     stages = json.loads((done / "metrics.json").read_text())["stages"]
     assert stages[0]["trained_parameters"] > sum(parameter.numel() for parameter in bert().parameters())
-    assert not (done / "drop_curve.png").exists()
+    assert not (done / "drop_curve.svg").exists()
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -270,3 +271,13 @@ def test_adapters_that_snip_prunes_before_their_stage(place: Path, capsys: pytes
     )
     masks = load_plan(other / "plan").model.adapters["letter"].masks.by_name()
     assert any(not mask.equal(masks[name]) for name, mask in adapter.masks.by_name().items())
+
+
+def test_the_files_of_a_recipe_are_kept(place: Path) -> None:
+    own = "include: tiny.yaml\nname: over\nevaluate: {baselines: [], drop_curve: null, fusion_attention: false}\n"
+    (place / "over.yaml").write_text(own, "utf-8")
+    done = run(place / "over.yaml", ["report.plots=false"], out=place / "over", console=Console(quiet=True))
+    assert (done / "recipe.yaml").read_text("utf-8") == own
+    assert (done / "included-1-tiny.yaml").read_text("utf-8") == (place / "tiny.yaml").read_text("utf-8")
+    resolved = read_recipe(done / "resolved.yaml")[1]
+    assert resolved.name == "over" and resolved.include is None and not resolved.evaluate.baselines

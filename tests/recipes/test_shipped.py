@@ -13,8 +13,11 @@ import pytest
 from compose.errors import RecipeError
 from compose.recipes.loader import load_text
 from compose.recipes.resolved import resolve, to_yaml
+from compose.recipes.schema import Hub
 from compose.recipes.shipped import Shipped, bundled, bundled_files, copy, find, home, shipped
+from compose.recipes.sources import read_sources
 from compose.recipes.validate import read_recipe, validate
+from tests.recipes.small import SMALL
 
 
 def test_there_is_a_quickstart() -> None:
@@ -30,12 +33,27 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped) -> None:
 @pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
 def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped) -> None:
     document, read = read_recipe(recipe.path)
+    head = next(iter(read.heads))
     labels = ["5e-5", "no", "true", "~", "a: b", " x", "- y", "#z", "010", "0x1F", "1_0", "<<", "ü"]
-    resolved = resolve(read, recipe.path.parent, {next(iter(read.heads)): labels})
+    if not isinstance(read.data[head], Hub):  # a head's labels are held against those of the files
+        labels += read_sources(read, recipe.path.parent, {head})[head].labels()
+    resolved = resolve(read, recipe.path.parent, {head: labels})
     again = validate(load_text(to_yaml(resolved), document.source))
     assert again == resolved.model_copy(update={"heads": again.heads})
     assert next(iter(again.heads.values())).labels == labels
     assert to_yaml(again) == to_yaml(resolved)
+
+
+def test_nulls_that_say_something_are_in_the_resolved_recipe() -> None:
+    names = "account: a, billing: b, delivery: null, returns: r, sales: s, technical: t"
+    text = SMALL.replace("label: topic", f"label: topic, label_map: {{{names}}}")
+    text = text.replace("{method: seq_bn,", "{method: seq_bn_inv, inv_adapter: null,")
+    given = validate(load_text(text))
+    again = validate(load_text(to_yaml(resolve(given, Path(), {}))))
+    assert again.data == given.data and again.adapters == given.adapters
+    assert (
+        "delivery" in again.data["topic"].model_dump()["label_map"] and "inv_adapter" in again.adapters["topic"].options
+    )
 
 
 def test_a_recipe_is_found_by_name_or_path(tmp_path: Path) -> None:

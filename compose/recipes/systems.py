@@ -1,0 +1,63 @@
+"""What a run's systems are: their execution graphs, what they cost, and the parameters of their parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compose.dsl import Expression, fuses, leaves, own_name
+from compose.graph.draw import picture
+from compose.recipes.experiment import Experiment
+from compose.recipes.expressions import tasks_of
+
+ROWS = 8
+TOKENS = 128
+"""The batch that costs are given for."""
+
+
+def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
+    """Every adapter, fusion and head, and the backbone: name, kind, method, number of parameters and their bytes."""
+    return [
+        {key: getattr(row, key) for key in ("name", "what", "method", "parameters", "bytes")}
+        for row in experiment.model.summary().rows
+    ]
+
+
+def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each evaluated expression runs and costs; where none is, that of `predict`.
+
+    Args:
+        experiment: what was run.
+        parts: as `describe_parts` gives them.
+
+    Returns:
+        By system its `expression`, the number of its `parameters` beside the backbone's, the `boxes` of its graph, and
+        for a batch of `rows` of `tokens` each its FLOPs, those of a pass for each task, and of the backbone alone.
+    """
+    recipe = experiment.recipe
+    places = {name: ("evaluate", "expressions", name) for name in recipe.evaluate.expressions}
+    texts = dict(recipe.evaluate.expressions)
+    found: dict[str, dict[str, Any]] = {}
+    if not texts and recipe.predict is not None:
+        texts, places = {"answers": recipe.predict.expression}, {"answers": ("predict", "expression", "")}
+    for name, text in texts.items():
+        plan = experiment.plan(tuple(step for step in places[name] if step), text)
+        explained = plan.explain(rows=ROWS, tokens=TOKENS)
+        names = _names(plan.expression)
+        found[name] = {
+            "expression": text,
+            "parameters": sum(part["parameters"] for part in parts if (part["what"], part["name"]) in names),
+            "boxes": [{"lines": list(box.text()), "sources": box.sources} for box in picture(explained.graph)],
+            "rows": ROWS,
+            "tokens": TOKENS,
+            "flops": explained.flops,
+            "separate_flops": explained.separate_flops,
+            "plain_flops": explained.plain.flops,
+        }
+    return found
+
+
+def _names(expression: Expression) -> set[tuple[str, str]]:
+    """What an expression uses of a model: kinds and names."""
+    found = {("adapter", name) for name in leaves(expression)}
+    found |= {("fusion", own_name(fuse) or "") for fuse in fuses(expression)}
+    return found | {("head", task) for task in tasks_of(expression) if task is not None}

@@ -79,6 +79,7 @@ def fit(
         if not fitting.progress.finished:
             with tempfile.TemporaryDirectory() as own:
                 fitting.run(Path(log_folder or own))
+    model.zero_grad()  # where a gradient waits, what is kept of its weight is compared at each call
     model.eval()
     return fitting.progress.history()
 

@@ -109,5 +109,5 @@ def test_the_loop_learns_towns(cached: bool) -> None:
     assert history.losses[-1] < 0.3 * history.losses[0]
     assert evaluate(plan, {"town": examples})["town"]["f1"] > 0.9
     if cache is not None:
-        assert (cache.computed, cache.found) == (len(TEXTS), 11 * len(TEXTS))
+        assert (cache.computed, cache.found) == (len(TEXTS), 12 * len(TEXTS))
     assert all(torch.equal(p, before[name]) for name, p in model.backbone.named_parameters())

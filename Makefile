@@ -51,7 +51,7 @@ demo: $(DEMO) ## run recipes/quickstart.yaml; results in runs/quickstart
 test: $(DEV) ## every check and test, as the CI runs them
 	@status=0; \
 	$(MAKE) --no-print-directory --keep-going --jobs $(JOBS) --output-sync lint types docs || status=1; \
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS) || status=1; \
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS) || status=1; \
 	exit $$status
 
 $(PEER):

@@ -146,7 +146,9 @@ def heat_maps(
         width = max(2.2, 1.0 + 0.08 * longest + 0.62 * columns)
         across = max(1, min(len(matrices), int(WIDTH / width)))
         rows = [matrices[start : start + across] for start in range(0, len(matrices), across)]
-        heights = [max(1.0, 0.34 * max(len(matrix.rows) for matrix in row)) + 0.9 for row in rows]
+        names = max((matrix.columns for matrix in matrices), key=lambda columns: max(map(len, columns)))
+        below = 0.055 * max(map(len, names)) if _crowded(names) else 0.0  # slanted names reach down
+        heights = [max(1.0, 0.34 * max(len(matrix.rows) for matrix in row)) + 0.9 + below for row in rows]
         figure = make(figsize=(max(4.5, across * width), sum(heights)), layout="constrained")
         axes = figure.subplots(len(rows), across, squeeze=False, gridspec_kw={"height_ratios": heights})
         for row, places in zip(rows, axes, strict=True):

@@ -16,7 +16,8 @@ JOBS ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported; most of what is installed never is.
+# Modules are compiled when they are first imported, and once; most of what is installed never is.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 DEMO := $(VENV)/demo.stamp
 DEV := $(VENV)/dev.stamp

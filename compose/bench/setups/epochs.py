@@ -22,7 +22,10 @@ MEMORY = 1 << 33
 
 
 def ours(told: Told, attention: str) -> Work:
-    """An epoch over some batches; each call gives the seconds of a step. The first call fills the cache."""
+    """A training of two epochs over some batches; each call gives the seconds of a step in the second.
+
+    The first call fills the cache. What a training takes to begin is the first epoch's.
+    """
     model = our_model(told, attention, tokenizer(told))
     expression: Any = "task"
     if told["setup"] == "aggregation":
@@ -34,15 +37,15 @@ def ours(told: Told, attention: str) -> Work:
     plan = model.plan(expression)
     group = _rows(model, told, str(plan.tasks[0]))
     cache = TrunkCache(memory=MEMORY) if told["cached"] else None
-    settings = Settings(epochs=1, batch_size=told["rows"])
+    settings = Settings(epochs=2, batch_size=told["rows"])
     facts: dict[str, Any] = {"trained": trained.count, "epochs": [], "trunk": plan.trunk}
 
     def call() -> list[float]:
-        start = time.perf_counter()
-        fit(model, plan, [group], settings, cache=cache)
-        taken = time.perf_counter() - start
-        facts["epochs"].append(taken)
-        return [taken / STEPS]
+        ends = [time.perf_counter()]
+        fit(model, plan, [group], settings, lambda *_: ends.append(time.perf_counter()), cache)
+        first, second = ends[STEPS] - ends[0], ends[-1] - ends[STEPS]
+        facts["epochs"] += [second] if facts["epochs"] else [first, second]
+        return [second / STEPS]
 
     def step() -> None:
         batch = batch_of(told)

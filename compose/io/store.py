@@ -32,6 +32,7 @@ from torch import Tensor
 from compose.errors import FileError
 from compose.io.jsonfile import MAX_JSON_BYTES, dump_json, parse_object
 from compose.io.weights import MAX_FILE_BYTES, dump_weights, load_weights, map_bytes, read_bytes
+from compose.io.whole import sync_folder
 
 try:
     import fcntl
@@ -186,7 +187,7 @@ def commit(folder: str | Path, files: Iterable[tuple[str, bytes]], removed: Iter
                 for path in written:
                     path.unlink(missing_ok=True)
                 raise
-            _sync_folder(folder)
+            sync_folder(folder)
             _finish(folder, names, gone)
     except OSError as error:
         raise FileError(f"cannot be saved: {error.strerror or error}", where=str(folder)) from error
@@ -241,7 +242,7 @@ def _finish(folder: Path, names: Iterable[str], removed: Iterable[str]) -> None:
                 (folder / name).parent.rmdir()
     _sync_folders(folder, names)
     (folder / JOURNAL).unlink(missing_ok=True)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _journal(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -279,17 +280,7 @@ def _sync_folders(folder: Path, names: Iterable[str]) -> None:
     inner = {(folder / name).parent for name in names}
     # The parents too: a folder that was just created is an entry in them.
     for path in sorted({*inner, *(path.parent for path in inner), folder, folder.parent}):
-        _sync_folder(path)
-
-
-def _sync_folder(path: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(path)
 
 
 @contextlib.contextmanager

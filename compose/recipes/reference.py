@@ -9,12 +9,16 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from compose.recipes.json_schema import described, json_schema, sections_of
-from compose.recipes.schema import Recipe, Source, Table
+from compose.recipes.schema import Files, Recipe, Source, Table
 from compose.recipes.schema.base import OpenSection
 
 Schema = Mapping[str, Any]
 
-SHARED: Mapping[type[BaseModel], str] = {Source: "all kinds", Table: "all kinds with named columns"}
+SHARED: Mapping[type[BaseModel], str] = {
+    Source: "all kinds",
+    Table: "all kinds with named columns",
+    Files: "`jsonl`, `csv` and `parquet`",
+}
 """Sections that are a part of others, and what the others are."""
 
 

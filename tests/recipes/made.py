@@ -36,13 +36,14 @@ evaluate:
 
 
 def rows() -> list[dict[str, object]]:
-    """Texts whose first letter decides a label, half of them with a town."""
+    """Texts whose first letter decides a label and whose length another one, half of them with a town."""
     texts = [f"{letter} {middle}new york{end}" for letter in "abcd" for middle in ("", "d ") for end in ("", " e")]
     texts += [f"{letter} {other}" for letter in "abcd" for other in "fgh"]
     return [
         {
             "text": text,
             "letter": "first" if text[0] in "ab" else "second",
+            "length": "long" if len(text) > 5 else "short",
             "towns": [{"start": text.index("new"), "end": text.index("new") + 8, "type": "town"}]
             if "new" in text
             else [],

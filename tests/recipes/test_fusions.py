@@ -11,8 +11,9 @@ from compose.methods.fusions import FUSION_PRESETS, make_fusion_config
 from compose.recipes.runner import run
 from compose.runtime.attach import load_plan
 from tests.heads.texts import bert, tokenizer
+from tests.recipes.made import rows
 from tests.recipes.small import changed, error_of, read
-from tests.recipes.test_runner import RECIPE, rows
+from tests.recipes.test_runner import RECIPE
 
 DECLARED = 'topic: {expression: \'Fuse("topic", "entities")\'}'
 

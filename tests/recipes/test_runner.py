@@ -15,6 +15,7 @@ from compose.recipes.runner import run
 from compose.recipes.validate import read_recipe
 from compose.runtime.attach import load_plan
 from tests.heads.texts import bert, tokenizer
+from tests.recipes.made import rows
 
 RECIPE = """\
 recipe: 1
@@ -48,22 +49,6 @@ predict:
   texts: [a new york, c]
   compare: {messages: [1, 3], repeats: 1}
 """
-
-
-def rows() -> list[dict[str, object]]:
-    texts = [f"{letter} {middle}new york{end}" for letter in "abcd" for middle in ("", "d ") for end in ("", " e")]
-    texts += [f"{letter} {other}" for letter in "abcd" for other in "fgh"]
-    return [
-        {
-            "text": text,
-            "letter": "first" if text[0] in "ab" else "second",
-            "length": "long" if len(text) > 5 else "short",
-            "towns": [{"start": text.index("new"), "end": text.index("new") + 8, "type": "town"}]
-            if "new" in text
-            else [],
-        }
-        for text in texts
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -128,30 +128,35 @@ class Bundled(Table):
     validation: Share | None = None
 
 
-class Jsonl(Table):
-    """Local files with a JSON object on each line, compressed where they are called `.gz`.
+class Files(Table):
+    """A source whose parts are local files with named columns.
 
     Args:
-        kind: says that it is such a source.
         train: the file to learn from. Paths are relative to the file that they are written in.
         validation: the file to choose by, or a share to cut off from `train`: `0.1`.
         test: the file to score on.
     """
 
-    kind: Literal["jsonl"]
     train: Text
     validation: PartOrShare = None
     test: Text | None = None
 
 
-class Csv(Table):
+class Jsonl(Files):
+    """Local files with a JSON object on each line, compressed where they are called `.gz`.
+
+    Args:
+        kind: says that it is such a source.
+    """
+
+    kind: Literal["jsonl"]
+
+
+class Csv(Files):
     """Local tables as text (`.csv`, `.tsv`), compressed where they are called `.gz`.
 
     Args:
         kind: says that it is such a source.
-        train: the file to learn from. Paths are relative to the file that they are written in.
-        validation: the file to choose by, or a share to cut off from `train`: `0.1`.
-        test: the file to score on.
         delimiter: what stands between cells; a tab in files called `.tsv`, else a comma.
         header: the names of the columns, where the files have no line of them.
         quotes: whether cells may stand in double quotes; `false` reads a quote as any other character.
@@ -159,29 +164,20 @@ class Csv(Table):
     """
 
     kind: Literal["csv"]
-    train: Text
-    validation: PartOrShare = None
-    test: Text | None = None
     delimiter: Delimiter | None = None
     header: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     quotes: Annotated[bool, Strict()] = True
     separator: Text = " "
 
 
-class Parquet(Table):
+class Parquet(Files):
     """Local parquet files.
 
     Args:
         kind: says that it is such a source.
-        train: the file to learn from. Paths are relative to the file that they are written in.
-        validation: the file to choose by, or a share to cut off from `train`: `0.1`.
-        test: the file to score on.
     """
 
     kind: Literal["parquet"]
-    train: Text
-    validation: PartOrShare = None
-    test: Text | None = None
 
 
 class Conll(Source):

@@ -50,6 +50,7 @@ class Recipe(Section):
             key.
         backbone: the frozen transformer.
         precision: what is computed in; by default the type of the backbone's weights.
+        data_folder: where the paths of data begin; by default each begins in the folder of the file that it stands in.
         data: sources of labelled rows, by name.
         adapters: by name.
         heads: by the name of their task.
@@ -71,6 +72,7 @@ class Recipe(Section):
     sweep: dict[str, Values] = {}
     backbone: Annotated[Backbone, BeforeValidator(_named, json_schema_input_type=Text | Backbone)]
     precision: Precision | None = None
+    data_folder: Text | None = None
     data: dict[str, DataSource] = {}
     adapters: dict[str, Adapter] = {}
     heads: dict[str, Head] = {}

@@ -12,6 +12,7 @@ from compose.errors import ConfigError
 from compose.train.class_weights import weighing
 from compose.train.data import Example
 from compose.train.extras import require
+from compose.train.loss import trained_parameters
 from compose.train.rows import RowGroup
 from compose.train.settings import ClassWeights, EarlyStopping, History, Settings
 from compose.train.trunk_cache import TrunkCache
@@ -66,7 +67,7 @@ def fit(
         FileError: the checkpoint is damaged.
         InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = trained_parameters(model)
     if not trained:
         raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
     require("accelerate")

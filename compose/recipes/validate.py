@@ -128,7 +128,7 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
         return document.place(path, key=True).problem(f"'{rest[0]}' is missing in {name}", hint=_example(str(rest[0])))
     if kind == "not_made":
         other = next((key for key in FOR_LOAD if key in value), None)
-        hint = f"{_example(context['key'])}, or load: FOLDER for what is trained already".removeprefix(", or ")
+        hint = f"{_example(context['key'])}, or load: FOLDER for what is trained already"
         hint = "'load' is what it is called here" if other else hint
         at = document.place((*path, other) if other else path, key=True)
         return at.problem(f"'{context['key']}' is missing in {name}", hint=hint)
@@ -198,6 +198,7 @@ def _example(key: str) -> str:
         "backbone": "backbone: minilm",
         "method": "method: seq_bn",
         "kind": "kind: classification",
+        "expression": """expression: 'Fuse("a", "b")'""",
     }
     return examples.get(key, "")
 

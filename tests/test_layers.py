@@ -68,12 +68,20 @@ HEAVY_PATHS = (
 LIGHT_PATHS = (
     "methods/__init__.py",
     "methods/config.py",
+    "methods/fusions.py",
     "methods/presets.py",
     "methods/registry.py",
     "methods/*/__init__.py",
     "methods/*/spec.py",
     "heads/__init__.py",
     "heads/spec.py",
+    "io/__init__.py",
+    "io/detect.py",
+    "io/jsonfile.py",
+    "io/manifests.py",
+    "io/raw.py",
+    "io/records.py",
+    "io/view.py",
 )
 # Other packages of others, and the layers that may import them.
 ONLY_IN = {

@@ -110,7 +110,7 @@ def costs(runs: Sequence[Run]) -> Section:
         [
             label_of(runs, run, part["name"]),
             part["what"],
-            part["method"],
+            f"{part['method']}, loaded from {part['loaded']}" if "loaded" in part else part["method"],
             f"{part['parameters']:,}",
             size(part["bytes"]),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,10 +74,11 @@ def fit(
     require("accelerate")
     from compose.train.fitting import Fitting
 
+    started = time.perf_counter()
     work = Work(model, plan, groups, settings, cache)
     with weighing(model, groups, settings.class_weights), _recomputing(model, settings.gradient_checkpointing):
         work.fill_cache()
-        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step)
+        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step, started)
         if not fitting.progress.finished:
             with tempfile.TemporaryDirectory() as own:
                 fitting.run(Path(log_folder or own))

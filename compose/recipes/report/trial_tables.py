@@ -15,8 +15,8 @@ from compose.recipes.tables import gigaflops
 
 LEAD = (
     "Scores on the test part, in percent. Training is the time of all stages of a seed, an epoch that of those after "
-    "the first; kept is what has to be stored beside the backbone, or with it where it was trained; operations are those "
-    "of a pass of 8 rows of 128 tokens."
+    "the first; kept is what has to be stored beside the backbone, or with it where it was trained; operations are "
+    "those of a pass of 8 rows of 128 tokens."
 )
 
 COSTS = ("trained parameters", "kept", "training, s", "an epoch, s", "peak memory, MiB", "GFLOPs")

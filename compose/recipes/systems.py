@@ -48,7 +48,7 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
             "parameters": sum(part["parameters"] for part in parts if (part["what"], part["name"]) in names),
             "boxes": [{"lines": list(box.text()), "sources": box.sources} for box in picture(explained.graph)],
             "rows": ROWS,
-            "tokens": TOKENS,
+            "tokens": explained.tokens,
             "flops": explained.flops,
             "separate_flops": explained.separate_flops,
             "plain_flops": explained.plain.flops,

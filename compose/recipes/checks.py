@@ -31,6 +31,7 @@ from compose.train.metrics import ERRORS, METRICS, Kind
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
 
+
 def owns_backbone(recipe: Recipe) -> bool:
     """Whether the weights of a run's backbone are its own: drawn at random, or trained by a stage."""
     trained = any(stage.regime in TRAINS_BACKBONE or stage.train_layer_norms for stage in recipe.train)

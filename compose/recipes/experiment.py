@@ -163,6 +163,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
 
 def check_trunk(model: Model, stage: Stage) -> None:
     """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
+    if model.spec.modality != "text":
+        raise ConfigError(f"trunk_cache: it keeps the states of texts, and the backbone reads {model.spec.modality}s")
     plan = model.plan(stage.expression)
     model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
     problem = None if plan.trunk else plan.no_trunk()

@@ -69,9 +69,7 @@ def save_head(model: Model, name: str, folder: str | Path, form: str) -> None:
     io.write_head(_head_record(model, name), folder, modules_of(model), form)
 
 
-def save_plan(
-    model: Model, expression: Expression, folder: str | Path, form: str, with_backbone: bool = False
-) -> None:
+def save_plan(model: Model, expression: Expression, folder: str | Path, form: str, with_backbone: bool = False) -> None:
     """Writes an expression with everything that it names; heads that do not exist are left out.
 
     Args:

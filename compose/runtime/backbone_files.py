@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from compose.errors import FileError
 from compose.io.whole import sync_folder
 from compose.runtime.merged import require_unmerged
@@ -22,7 +20,7 @@ INSIDE = "./"
 """What a composition's `backbone` begins with where it is a folder inside its own."""
 
 NAME = re.compile(r"backbone-[0-9a-f]{16}")
-"""Its folder, called by what its weights are: one that is there is the right one, and is never written again."""
+"""Its folder, called by what its files are: one that is there is the right one, and is never written again."""
 
 
 def write_backbone(model: Model, folder: Path) -> str:
@@ -40,20 +38,19 @@ def write_backbone(model: Model, folder: Path) -> str:
         BackboneError: adapters are merged into it.
     """
     require_unmerged([model.hooks], "its weights are not its own")
-    name = f"backbone-{_digest(model)}"
-    place, temporary = folder / name, folder / f".{name}.tmp"
+    temporary = folder / ".backbone.tmp"
     try:
-        if not place.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            model.backbone.save_pretrained(temporary)  # type: ignore[operator]
-            if model.tokenizer is not None:
-                model.tokenizer.save_pretrained(temporary)
-            for path in temporary.iterdir():
-                _sync(path)
-            sync_folder(temporary)
-            os.replace(temporary, place)
-            sync_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.backbone.save_pretrained(temporary)  # type: ignore[operator]
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(temporary)
+        name = f"backbone-{_digest(temporary)}"
+        if (folder / name).exists():
+            shutil.rmtree(temporary)
+        else:
+            os.replace(temporary, folder / name)
+        sync_folder(folder)
     except OSError as error:
         raise FileError(f"the backbone cannot be saved: {error.strerror or error}", where=str(folder)) from error
     return INSIDE + name
@@ -85,15 +82,12 @@ def backbone_source(called: str, folder: Path) -> str:
     return str(folder / name)
 
 
-def _digest(model: Model) -> str:
-    found = hashlib.sha256(model.config.to_json_string().encode())
-    for name, tensor in model.backbone.state_dict().items():
-        plain = tensor.detach().cpu().contiguous().flatten()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(memoryview(plain.view(torch.uint8).numpy()))
+def _digest(folder: Path) -> str:
+    """What tells a folder's files from others; they are synced on the way."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            os.fsync(file.fileno())
+    sync_folder(folder)
     return found.hexdigest()[:16]
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -74,10 +74,9 @@ def test_every_part_of_a_run_reads_images(done: Path) -> None:
     assert set(found["scores"]) == {"composed", "head only"} and set(found["scores"]["composed"]) == {"digit", "loop"}
     assert found["systems"]["composed"]["tokens"] == found["drop_curve"][0]["tokens"] == 5
     assert found["compare"][1]["messages"] == 3 and found["compare"][1]["largest_difference"] < 1e-5
-    assert [row["text"] for row in found["predictions"]] == [
-        "image 0 of the test part of data.digit (3)",
-        "image 1 of the test part of data.digit (7)",
-    ] or all("of the test part of data.digit" in row["text"] for row in found["predictions"])
+    told = [row["text"] for row in found["predictions"]]
+    assert [text[:-4] for text in told] == [f"image {number} of the test part of data.digit" for number in (0, 1)]
+    assert all(text[-3] + text[-1] == "()" and text[-2].isdecimal() for text in told)
     page = (done / "report.md").read_text("utf-8")
     assert "vit, made of its config" in page and "of the test part of data.digit" in page
 
@@ -113,7 +112,7 @@ def test_predict_answers_arrays_of_images(done: Path, tmp_path: Path, capsys: py
     with pytest.raises(FileError, match="holds no images"):
         predict(file=tmp_path / "one.npy")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(FileError, match="cannot|can be read"):
+    with pytest.raises(FileError, match="is no array of numpy"):
         predict(file=tmp_path / "objects.npy")
 
 
@@ -174,10 +173,7 @@ def test_digits_are_cut_and_labelled() -> None:
     ],
 )
 def test_what_does_not_fit_is_said_before_a_run(override: str, said: str) -> None:
-    message = error_of(RECIPE, override)
-    if "architecture=bert" not in override:
-        assert message.count("--set") + message.count("r.yaml") == 1
-    assert said in message
+    assert said in error_of(RECIPE, override)
 
 
 def test_a_backbone_has_a_name_or_an_architecture() -> None:
@@ -203,5 +199,5 @@ def test_what_only_a_backbone_can_tell(place: Path, overrides: list[str], said: 
 def test_texts_for_a_backbone_of_images_and_the_other_way_round(place: Path, done: Path) -> None:
     backbone = next((done / "plan").glob("backbone-*"))
     (place / "texts.yaml").write_text(SMALL.replace("backbone: minilm", f"backbone: {backbone}"), "utf-8")
-    with pytest.raises(RecipeError, match="data.topic has texts, but the backbone '.*' reads images"):
+    with pytest.raises(RecipeError, match=r"data.topic has texts, but the backbone '.*' reads images"):
         run(place / "texts.yaml", out=place / "wrong", console=QUIET)

@@ -82,6 +82,7 @@ def test_images_are_arrays_of_the_backbones_size() -> None:
         ([np.zeros(64)], "input 0: an array of shape \\[64\\]"),
         ([[[1, "a"]]], "input 0: list where an image"),
         (3, "inputs of type int"),
+        (np.array(3.0), "inputs of type ndarray"),
     ],
 )
 def test_other_inputs_are_refused(given: Any, said: str) -> None:

@@ -17,7 +17,7 @@ from compose.dsl import (
     own_name,
 )
 from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
+from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
@@ -25,7 +25,7 @@ from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
-from compose.train.metrics import ERRORS, METRICS, Kind
+from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -42,9 +42,7 @@ def answers_of(head: Head) -> Kind | None:
         config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
     except ComposeError:  # which is said at the head
         return None
-    if isinstance(config, ClassificationConfig):
-        return config.problem
-    return "tagging" if isinstance(config, TaggingConfig) else None
+    return kind_of_config(config)
 
 
 def _first_metrics(kind: Kind) -> tuple[str, ...]:
@@ -226,8 +224,6 @@ class _Checker:
             elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
                 what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
                 yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
-            if part == "test" and head is not None and head.kind == "causal_lm":
-                yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
             if part == "test" and not has_test(source):
                 yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
 

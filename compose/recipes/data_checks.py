@@ -22,6 +22,7 @@ FIRST_ROWS = 20
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
+    "masked_lm": ("text",),
     "multi_label": ("labels",),
     "regression": ("score",),
 }

@@ -15,7 +15,7 @@ from compose.heads.head import Head
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
 from compose.methods.adapter import Adapter
 from compose.runtime.fusions import fusion_from
-from compose.runtime.host import host_of
+from compose.runtime.host import embeddings_of, host_of
 from compose.runtime.merge import original_parameters
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
@@ -36,6 +36,7 @@ def modules_of(model: Model) -> io.BackboneModules:
     """The names of a model's modules, for other libraries' files."""
     backbone, anatomy = model.backbone, model.hooks.anatomy
     rotary = getattr(getattr(backbone, "rotary_emb", None), "inv_freq", None)
+    embeddings = embeddings_of(model)
     return io.BackboneModules(
         model.spec,
         names=frozenset(name for name, _ in backbone.named_modules()),
@@ -46,7 +47,8 @@ def modules_of(model: Model) -> io.BackboneModules:
         heads=int(getattr(model.config, "num_attention_heads", 0) or 0),
         words_only=anatomy.table.words_only or words_alone(backbone, anatomy),
         rotary=None if rotary is None else rotary.detach().cpu(),
-        tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
+        embeddings=embeddings,
+        tied=embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.spans import bio_tags, spread
-from compose.heads.spec import IGNORED
+from compose.heads.spec import IGNORED, VocabularyConfig
 from compose.runtime.texts import Item, check, encode, longest
 from compose.train.data import Example, Input
+from compose.train.masking import Masking, masking_of
 
 if TYPE_CHECKING:
     from compose.heads.head import Head
@@ -24,15 +25,28 @@ class RowGroup:
         tasks: the tasks.
         rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
         cut: how many of the rows are cut, because their input is longer than the backbone takes.
+        masking: masks tokens of the rows each time that they are drawn; None: they are as they are.
     """
 
     tasks: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     cut: int = 0
+    masking: Masking | None = None
+
+    def drawn(self, place: int, seed: int, step: int) -> dict[str, Any]:
+        """A row as a step of a training has it; the same for the same step, whoever asks.
+
+        Args:
+            place: of the row.
+            seed: of the training.
+            step: its number.
+        """
+        row = self.rows[place]
+        return row if self.masking is None else self.masking(row, self.tasks, f"{seed}/{step}/{place}")
 
 
 def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
-    """The examples of several tasks as rows; tasks over the same inputs share theirs.
+    """The examples of several tasks as rows; tasks over the same inputs share theirs, if these are masked alike.
 
     Inputs that are longer than the backbone takes are cut; the groups say how many.
 
@@ -42,16 +56,18 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
     """
     by_inputs: dict[tuple[Any, ...], list[str]] = {}
     for task, members in examples.items():
-        key = tuple(_hashable(example.input) for example in members)
-        by_inputs.setdefault(key, []).append(task)
+        inputs = tuple(_hashable(example.input) for example in members)
+        head = model.heads.get(task)
+        masking = None if head is None else masking_of(model, head.config)
+        by_inputs.setdefault((inputs, masking), []).append(task)
     groups = []
-    for tasks in by_inputs.values():
+    for (_, masking), tasks in by_inputs.items():
         items = encode_inputs(model, [example.input for example in examples[tasks[0]]])
         rows = []
         for index, item in enumerate(items):
             labels = {task: row_label(examples[task][index], item, model.heads.get(task)) for task in tasks}
             rows.append({**item.rows[0].features, "labels": labels})
-        groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
+        groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items), masking))
     return tuple(groups)
 
 
@@ -60,7 +76,11 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
     return [
         group
         if len(group.tasks) == 1
-        else RowGroup((task,), tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows))
+        else replace(
+            group,
+            tasks=(task,),
+            rows=tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows),
+        )
         for group in groups
         for task in group.tasks
     ]
@@ -93,7 +113,7 @@ def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
         InputError: one of several labels that the head does not have.
     """
     target = example.target
-    if head is not None and head.config.kind == "causal_lm":
+    if head is not None and isinstance(head.config, VocabularyConfig):
         return list(item.rows[0].features["input_ids"])
     if not isinstance(target, tuple):
         return target

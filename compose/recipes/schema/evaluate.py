@@ -11,7 +11,7 @@ from compose.recipes.schema.base import Count, Flag, Natural, Section, Text
 Baseline = Literal["head_only", "tfidf"]
 MetricName = Literal[
     "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "precision", "recall", "exact_match", "pearson", "spearman",
-    "mean_squared_error",
+    "mean_squared_error", "perplexity", "cross_entropy",
 ]  # fmt: skip
 
 

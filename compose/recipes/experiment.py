@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
 from compose.recipes.checks import fusion_block
 from compose.recipes.document import Document, KeyPath
-from compose.recipes.expressions import tasks_of
+from compose.recipes.evaluated import Evaluated
+from compose.recipes.expressions import task_names
 from compose.recipes.schema import Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
@@ -64,10 +66,14 @@ class Experiment:
         found = {task: self.data[stage.data.get(task, task)].validation for task in task_names(stage.expression)}
         return {task: examples for task, examples in found.items() if examples}
 
-    def test_examples(self, tasks: Sequence[str]) -> dict[str, tuple[Example, ...]]:
-        """What tasks are scored on."""
-        chosen = self.recipe.evaluate.data
-        return {task: self.data[chosen.get(task, task)].test for task in tasks}
+    @cached_property
+    def evaluated(self) -> Evaluated:
+        """What is scored, on which sources."""
+        return Evaluated(self.recipe)
+
+    def test_examples(self, sources: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:
+        """What tasks are scored on, by task, of the source of each."""
+        return {task: self.data[source].test for task, source in sources.items()}
 
     def train_examples(self) -> dict[str, tuple[Example, ...]]:
         """What each task learned from last, by task: baselines get the same."""
@@ -75,11 +81,6 @@ class Experiment:
         for stage in self.recipe.train:
             found.update(self.stage_examples(stage))
         return found
-
-
-def task_names(text: str) -> list[str]:
-    """The tasks of a checked expression."""
-    return [task for task in tasks_of(as_expression(text)) if task is not None]
 
 
 def single_plans(plan: RunnablePlan) -> dict[str, RunnablePlan]:
@@ -133,7 +134,7 @@ def build(recipe: Recipe, document: Document) -> Experiment:
 def check_trunk(model: Model, stage: Stage) -> None:
     """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
     plan = model.plan(stage.expression)
-    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
+    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms, stage.adapters or None)
     problem = None if plan.trunk else plan.no_trunk()
     model.requires_grad_(False)
     if problem is not None:
@@ -158,10 +159,7 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Every expression of a recipe that is run, with its place."""
     for index, stage in enumerate(recipe.train):
         yield ("train", index, "expression"), stage.expression
-    for name, text in recipe.evaluate.expressions.items():
-        yield ("evaluate", "expressions", name), text
-    if recipe.evaluate.drop_curve is not None:
-        yield ("evaluate", "drop_curve", "expression"), recipe.evaluate.drop_curve.expression
+    yield from ((each.path, each.text) for each in Evaluated(recipe).expressions)
     if recipe.predict is not None:
         yield ("predict", "expression"), recipe.predict.expression
 
@@ -169,7 +167,7 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
     """The labels of a head: its own, else those that its data has; None for kinds without labels."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in ("regression", "causal_lm"):
+    if head.labels is not None or head.kind == "regression":
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])
@@ -181,11 +179,7 @@ def _needed(recipe: Recipe) -> set[str]:
     found = set()
     for stage in recipe.train:
         found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
-    curve = recipe.evaluate.drop_curve
-    evaluated = [*recipe.evaluate.expressions.values(), *([curve.expression] if curve else [])]
-    for text in evaluated:
-        found |= {recipe.evaluate.data.get(task, task) for task in task_names(text)}
-    return found
+    return found | {source for names in Evaluated(recipe).by_task().values() for source in names}
 
 
 @contextmanager

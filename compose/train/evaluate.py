@@ -78,7 +78,9 @@ def answer(
     groups: dict[Any, list[str]] = {}
     heads = plan.model.heads
     limits = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-    of_tokens = {task: answer_tokens(plan, task, rows, **limits) for task, rows in examples.items() if _tokens(heads[task])}
+    of_tokens = {
+        task: answer_tokens(plan, task, rows, **limits) for task, rows in examples.items() if _tokens(heads[task])
+    }
     whole = [task for task in examples if task not in of_tokens]
     for task in whole:
         groups.setdefault(tuple(repr(example.input) for example in examples[task]), []).append(task)

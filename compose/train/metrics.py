@@ -31,7 +31,7 @@ def score(
     Args:
         kind: `single` (a label each), `multi_label` (labels each), `regression` (a number each), `tagging` (entities
             each, as `Span`s), `tokens` (of each text some token ids; answered is of each the likeliest id, and the
-            cross entropy of the one that is right) or `answer` (a text each; what is right are the texts that would be).
+            cross entropy of the one that is right) or `answer` (a text each; right are the texts that would be).
         gold: what is right.
         predicted: what was answered, in the same order.
         metrics: names of the kind's `METRICS`; all of them where nothing is said.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -64,13 +63,14 @@ def validate(
     ] = None,
 ) -> None:
     """Check a recipe without running it: every mistake is told with its line."""
+    from compose.recipes.members import count
     from compose.recipes.schema import Hub
     from compose.recipes.shipped import find
     from compose.recipes.validate import read_recipe
 
     _, checked = read_recipe(find(recipe), set_ or [])
     stages, adapters = len(checked.train), len(checked.adapters)
-    runs = math.prod(map(len, checked.sweep.values())) * max(1, len(checked.seeds))
+    runs = count(checked.sweep) * max(1, len(checked.seeds))
     several = f", {runs} runs" if runs > 1 else ""
     print(f"{recipe}: valid ({adapters} adapters, {len(checked.heads)} heads, {stages} stages{several})")
     unread = [f"data.{name}" for name, source in checked.data.items() if isinstance(source, Hub)]

@@ -19,6 +19,9 @@ from compose.train.read import read_part
 FIRST_ROWS = 20
 """How many rows of each file are looked at."""
 
+ELSEWHERE = "--set data_folder=FOLDER, if these paths begin in another folder"
+"""What helps where a file is not there."""
+
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
@@ -115,9 +118,8 @@ def _rows(document: Document, path: KeyPath, source: DataSource, folder: Path) -
             at = _key_of(source, problem) or ("name" if isinstance(source, Bundled) else key)
             why = f"{problem.where}: {problem.why}" if problem.why else problem.where
             what = f"{dotted(path)}: {problem.what}"
-            yield document.place((*path, at)).problem(
-                what, why=why, got=problem.got, legal=problem.legal, hint=problem.hint
-            )
+            hint = problem.hint if part.path.exists() else ELSEWHERE
+            yield document.place((*path, at)).problem(what, why=why, got=problem.got, legal=problem.legal, hint=hint)
             return
 
 

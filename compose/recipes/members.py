@@ -1,4 +1,4 @@
-"""A sweep's members: a recipe for each choice of one value a key."""
+"""A sweep's members: a recipe for each combination of what varies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from compose.errors import Problem, RecipeError
 from compose.recipes.document import Document, Place
@@ -25,86 +25,128 @@ FIXED = ("recipe", "name", SWEEP)
 OTHER_LETTERS = re.compile(r"[^A-Za-z0-9_.=,+-]+")
 
 
+Sweep = Mapping[str, Sequence[Any] | Mapping[str, Mapping[str, Any]]]
+"""What varies: values by key, or under a name choices by name, each of which sets several keys."""
+
+
+class Setting(NamedTuple):
+    """A value of a key that one member has, and where it stands in the sweep."""
+
+    key: str
+    value: Any
+    place: Place
+
+    @property
+    def override(self) -> str:
+        """As `--set` takes it."""
+        return f"{self.key}={json.dumps(self.value, ensure_ascii=False)}"
+
+
+class Choice(NamedTuple):
+    """One of what varies under a key or name: what it is called, and what it sets."""
+
+    told: Any
+    settings: tuple[Setting, ...]
+
+
 @dataclass(frozen=True)
 class Member:
     """One recipe of a sweep.
 
     Args:
         name: of its folder: its number, and what is its own.
-        values: by key, what is its own.
-        places: where these values stand in the sweep.
+        values: by key of the sweep, what is its own: a value, or the name of a choice.
+        settings: the keys of the recipe that it sets.
         document: the recipe with these values, each at its place in the sweep.
     """
 
     name: str
     values: Mapping[str, Any]
-    places: tuple[Place, ...]
+    settings: tuple[Setting, ...]
     document: Document
 
     def overrides(self) -> tuple[str, ...]:
         """What makes the recipe this member, as `--set` takes it."""
-        return (f"{SWEEP}={{}}", *(_override(key, value) for key, value in self.values.items()))
+        return (f"{SWEEP}={{}}", *(setting.override for setting in self.settings))
 
     def told(self, problem: Problem) -> Problem:
         """A problem of this member: one that does not stand at a value of its own says which these are."""
-        lines = {str(place).rsplit(":", 1)[0] for place in self.places}
+        lines = {str(setting.place).rsplit(":", 1)[0] for setting in self.settings}
         if problem.where.rsplit(":", 1)[0] in lines:
             return problem
         what = ", ".join(f"{key}={_shown(value)}" for key, value in self.values.items())
         return replace(problem, why=f"with {what}" + (f": {problem.why}" if problem.why else ""))
 
 
-def members(document: Document, sweep: Mapping[str, Sequence[Any]]) -> list[Member]:
-    """The members of a recipe's sweep, the last key's values varying fastest.
+def count(sweep: Sweep) -> int:
+    """How many members a sweep has: 1 where nothing varies."""
+    return math.prod(map(len, sweep.values()))
+
+
+def members(document: Document, sweep: Sweep) -> list[Member]:
+    """The members of a recipe's sweep, what stands last varying fastest.
 
     Args:
         document: the recipe.
-        sweep: values by key.
+        sweep: what varies.
 
     Raises:
         RecipeError: too many of them, or keys that lead nowhere or cannot vary.
     """
     if not sweep:
         return []
-    count = math.prod(map(len, sweep.values()))
+    many = count(sweep)
     problems = []
-    if count > MOST:
+    if many > MOST:
         place = document.place((SWEEP,), key=True)
-        problems.append(place.problem(f"{count} members, but a sweep has at most {MOST}", hint="fewer values"))
-    for key in sweep:
-        if key.split(".")[0] in FIXED:
-            problems.append(document.place((SWEEP, key), key=True).problem(f"'{key}' is the same for all members"))
+        problems.append(place.problem(f"{many} members, but a sweep has at most {MOST}", hint="fewer values"))
+    choices = {key: _choices(document, key, values) for key, values in sweep.items()}
+    fixed = {setting.key: setting.place for each in choices.values() for choice in each for setting in choice.settings}
+    for key in [key for key in fixed if key.split(".")[0] in FIXED]:
+        place = document.place((SWEEP, key), key=True) if key in sweep else fixed[key]
+        problems.append(place.problem(f"'{key}' is the same for all members"))
     if problems:
         raise RecipeError(problems)
     plain = _without_sweep(document)
     found = []
-    for number, places in enumerate(product(*(range(len(values)) for values in sweep.values())), 1):
-        values = {key: sweep[key][place] for key, place in zip(sweep, places, strict=True)}
-        at = {
-            f"--set {_override(key, values[key])}": document.place((SWEEP, key, place))
-            for key, place in zip(sweep, places, strict=True)
-        }
+    for number, chosen in enumerate(product(*choices.values()), 1):
+        values = {key: choice.told for key, choice in zip(sweep, chosen, strict=True)}
+        settings = tuple(setting for choice in chosen for setting in choice.settings)
+        at = {f"--set {setting.override}": setting.place for setting in settings}
         try:
-            changed = apply_overrides(plain, [source.removeprefix("--set ") for source in at])
+            changed = apply_overrides(plain, [setting.override for setting in settings])
         except RecipeError as error:
             raise RecipeError([_moved(problem, at) for problem in error.problems]) from None
         keys, inside = (
             {path: at.get(place.source, place) for path, place in known.items()}
             for known in (changed.keys, changed.values)
         )
-        name = _name(number, count, values)
-        found.append(Member(name, values, tuple(at.values()), replace(changed, keys=keys, values=inside)))
+        own = replace(changed, keys=keys, values=inside)
+        found.append(Member(_name(number, many, values), values, settings, own))
     return found
+
+
+def _choices(document: Document, key: str, values: Sequence[Any] | Mapping[str, Mapping[str, Any]]) -> list[Choice]:
+    """What varies under a key or name."""
+    if isinstance(values, Mapping):
+        return [
+            Choice(
+                name,
+                tuple(
+                    Setting(inner, value, document.place((SWEEP, key, name, inner))) for inner, value in given.items()
+                ),
+            )
+            for name, given in values.items()
+        ]
+    return [
+        Choice(value, (Setting(key, value, document.place((SWEEP, key, place))),)) for place, value in enumerate(values)
+    ]
 
 
 def _moved(problem: Problem, at: Mapping[str, Place]) -> Problem:
     """A problem with an override, at the value of the sweep that it came from."""
     here = at[problem.where].problem(problem.what)
     return replace(problem, where=here.where, text=here.text, span=here.span)
-
-
-def _override(key: str, value: Any) -> str:
-    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from compose.errors import Problem, RecipeError
 from compose.recipes.checks import check
-from compose.recipes.document import Document, KeyPath, dotted
+from compose.recipes.document import Document, KeyPath, Place, dotted
 from compose.recipes.include import INCLUDE, load_recipe
 from compose.recipes.keys import RENAMED, Renamed, renamed_keys, unknown_key
 from compose.recipes.members import members
@@ -78,7 +78,7 @@ def validate(document: Document, renamed: Sequence[Renamed] = RENAMED) -> Recipe
         raise RecipeError(list(dict.fromkeys((*older.values(), *found)))) from None
     if older:  # among options, which are free here
         raise RecipeError(list(older.values()))
-    recipe = recipe.model_copy(update={"data": _located(recipe, document)})
+    recipe = recipe.model_copy(update={"data": _located(recipe, document), "data_folder": None})
     problems = check(recipe, document) or _sweep_problems(recipe, document)
     if problems:
         raise RecipeError(problems)
@@ -98,10 +98,15 @@ def _sweep_problems(recipe: Recipe, document: Document) -> list[Problem]:
 
 
 def _located(recipe: Recipe, document: Document) -> dict[str, DataSource]:
-    """The sources of a recipe with their paths made absolute: each begins where it is written."""
+    """The sources of a recipe with their paths made absolute: each begins where it is written, or in `data_folder`."""
+    given = recipe.data_folder
+    base = document.place(("data_folder",)).folder / given if given is not None else None
+
+    def beginning(place: Place) -> Path:
+        return place.folder if base is None or not place.line else base
 
     def folder(name: str) -> Callable[[str], Path]:
-        return lambda key: document.place(("data", name, key)).folder
+        return lambda key: beginning(document.place(("data", name, key)))
 
     return {name: absolute(source, folder(name)) for name, source in recipe.data.items()}
 

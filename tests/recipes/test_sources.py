@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from compose.cli import _exit_code
+from compose.errors import RecipeError
 from compose.recipes.console import Console
 from compose.recipes.runner import run
+from compose.recipes.schema import Jsonl
 from compose.recipes.sources import read_sources
 from compose.recipes.validate import read_recipe
 from tests.heads.texts import bert, tokenizer
@@ -94,3 +96,35 @@ def test_every_kind_of_label_is_trained_and_scored(place: Path) -> None:
         assert {task: metric in found[task] for task, metric in main.items()} == dict.fromkeys(main, True), system
     again = read_recipe(done / "resolved.yaml")[1]
     assert again.data["size"].model_dump()["train"] == str(place.parent / "a.parquet")
+
+
+FOLDERS = """\
+recipe: 1
+name: folders
+backbone: minilm
+data: {tone: {kind: jsonl, train: a/tone.jsonl, test: b/tone.jsonl, label: tone}}
+heads: {tone: {kind: classification}}
+train: [{expression: 'Parallel(tone=None)', regime: heads}]
+"""
+
+
+def test_paths_begin_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("recipes", "files/a", "files/b", "files/here"):
+        (tmp_path / name).mkdir(parents=True)
+    row = json.dumps({"text": "a", "tone": "calm"})
+    for name in ("a/tone.jsonl", "b/tone.jsonl", "here/tone.jsonl"):
+        (tmp_path / "files" / name).write_text(row, "utf-8")
+    recipe = tmp_path / "recipes" / "folders.yaml"
+    recipe.write_text(FOLDERS, "utf-8")
+    with pytest.raises(RecipeError, match="data_folder=FOLDER"):
+        read_recipe(recipe)
+    monkeypatch.chdir(tmp_path / "files")
+    _, read = read_recipe(recipe, ["data_folder=.", "data.tone.test=here/tone.jsonl"])
+    source = read.data["tone"]
+    assert isinstance(source, Jsonl) and read.data_folder is None
+    assert source.train == str(tmp_path / "files/a/tone.jsonl")
+    assert source.test == str(tmp_path / "files/here/tone.jsonl")  # an override's begin where the command runs
+    recipe.write_text(recipe.read_text("utf-8").replace("data:", "data_folder: ../files\ndata:"), "utf-8")
+    again = read_recipe(recipe)[1].data["tone"]
+    assert isinstance(again, Jsonl) and again.train == str(tmp_path / "recipes/../files/a/tone.jsonl")
+    assert again.test == str(tmp_path / "recipes/../files/b/tone.jsonl")

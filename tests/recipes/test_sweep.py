@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from compose.recipes.console import Console
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.manifest import read_manifest
-from compose.recipes.members import MOST, members
+from compose.recipes.members import MOST, count, members
 from compose.recipes.overrides import apply_overrides
 from compose.recipes.report.runs import read_runs
 from compose.recipes.report.write import report
@@ -23,7 +24,7 @@ from compose.recipes.runner import run
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.validate import read_recipe, validate
 from tests.recipes.made import write_experiment
-from tests.recipes.results import pretend
+from tests.recipes.results import finished, pretend
 from tests.recipes.small import SMALL, error_of, read
 
 
@@ -73,6 +74,10 @@ def test_a_recipe_with_a_sweep_is_read() -> None:
         ("adapters.topic.r: [4]", "r.yaml:16:22", "no option"),
         ("name: [a, b]", "r.yaml:16:3", "'name' is the same for all members"),
         ("sweep.seed: [1]", "r.yaml:16:3", "'sweep.seed' is the same for all members"),
+        ("length: {short: {train.0.epocs: 1}}", "r.yaml:16:35", "unknown key 'epocs' in train.0"),
+        ("length: {short: {name: a}}", "r.yaml:16:26", "'name' is the same for all members"),
+        ("length: {short: 1}", "r.yaml:16:19", "sweep.length.short must be a mapping, not 1"),
+        ("length: {}", "r.yaml:16:11", "sweep.length must not be empty"),
         (f"seed: {list(range(MOST + 1))}", "r.yaml:15:1", f"{MOST + 1} members, but a sweep has at most {MOST}"),
         ("predict.expression: [topic, entitis]", "r.yaml:16:31", "there is no adapter 'entitis'"),
     ],
@@ -179,3 +184,54 @@ def test_a_sweep_of_real_runs(tmp_path: Path) -> None:
     assert own is not None
     document, given = read_recipe(tmp_path / "made.yaml", own["overrides"])
     assert not given.sweep and validate(document) == given and given.backbone.name == resolved.backbone.name
+
+
+CHOICES = """\
+  training:
+    short: {train.0.epochs: 1, train.0.learning_rate: 1e-3}
+    as it is: {}
+  seed: [1, 2]"""
+
+
+def test_choices_set_several_keys_together() -> None:
+    recipe = read(SMALL.replace("train:\n", f"sweep:\n{CHOICES}\ntrain:\n", 1))
+    document = load_text(SMALL.replace("train:\n", f"sweep:\n{CHOICES}\ntrain:\n", 1), "r.yaml")
+    assert count(recipe.sweep) == 4
+    found = members(document, recipe.sweep)
+    assert [member.name for member in found] == [
+        "1-training=short,seed=1",
+        "2-training=short,seed=2",
+        "3-training=as_it_is,seed=1",
+        "4-training=as_it_is,seed=2",
+    ]
+    assert found[1].values == {"training": "short", "seed": 2}
+    assert found[1].overrides() == ("sweep={}", "train.0.epochs=1", "train.0.learning_rate=0.001", "seed=2")
+    assert found[1].document.data["train"][0]["epochs"] == 1 and found[1].document.data["seed"] == 2
+    plain = dict(document.data)
+    plain.pop("sweep")
+    assert found[3].document.data == {**plain, "seed": 2}
+
+
+def test_members_that_failed_are_run_again(tmp_path: Path) -> None:
+    job = sweep_job(tmp_path, (1, 3))
+    run_sweep(job, Console(quiet=True), pretend)
+    path = tmp_path / "out" / "1-learning_rate=1.0" / "metrics.json"
+    before = path.stat().st_mtime_ns
+    ran: list[float] = []
+
+    def mended(job: Job, console: Console) -> Path:
+        ran.append(job.recipe.train[0].rate)
+        return finished(job.target, (1,))
+
+    stream = io.StringIO()
+    done = run_sweep(replace(job, resume=True), Console(stream), mended)
+    manifest = read_manifest(done)
+    assert ran == [3.0] and manifest is not None and manifest["failed"] == []
+    assert "1 of 2 members failed, and run again" in stream.getvalue() and path.stat().st_mtime_ns == before
+    again = io.StringIO()
+    run_sweep(replace(job, resume=True), Console(again), mended)
+    assert ran == [3.0] and "nothing left to do" in again.getvalue()
+    other = replace(job, recipe=job.recipe.model_copy(update={"seed": 9}), resume=True)
+    with pytest.raises(FileError, match="seed was 1, and is 9"):
+        run_sweep(other, Console(quiet=True), mended)
+    assert read_manifest(done) == manifest

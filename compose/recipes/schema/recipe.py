@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict
+from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag
 
 from compose.recipes.schema.base import Flag, Natural, Section, Text
 from compose.recipes.schema.data import DataSource
@@ -16,6 +16,9 @@ from compose.recipes.schema.train import Stage
 Precision = Literal["float32", "bf16"]
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 """The values that a key takes in turn."""
+
+Choices = Annotated[dict[Text, dict[str, Any]], Field(min_length=1)]
+"""Choices by name, each of which sets several keys."""
 
 
 class Report(Section):
@@ -32,6 +35,17 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _swept_as(value: object) -> str:
+    return "choices" if isinstance(value, dict) else "values"
+
+
+Swept = Annotated[
+    Annotated[Values, Tag("values")] | Annotated[Choices, Tag("choices")],
+    Discriminator(_swept_as),
+]
+"""What varies in a sweep, under a key or a name."""
+
+
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -46,10 +60,11 @@ class Recipe(Section):
         description: one sentence on what it shows.
         seed: of everything that is drawn.
         seeds: in place of `seed`: everything runs once for each.
-        sweep: lists of values by key (`a.b.0`, as `--set` names keys): everything runs for each choice of one value a
-            key.
+        sweep: lists of values by key (`a.b.0`, as `--set` names keys), or choices by name under a name of your own,
+            each of which sets any keys: everything runs for each combination.
         backbone: the frozen transformer.
         precision: what is computed in; by default the type of the backbone's weights.
+        data_folder: where the paths of data begin; by default each begins in the folder of the file that it stands in.
         data: sources of labelled rows, by name.
         adapters: by name.
         heads: by the name of their task.
@@ -68,9 +83,10 @@ class Recipe(Section):
     description: Annotated[str, Strict()] = ""
     seed: Natural = 42
     seeds: tuple[Natural, ...] = ()
-    sweep: dict[str, Values] = {}
+    sweep: dict[str, Swept] = {}
     backbone: Annotated[Backbone, BeforeValidator(_named, json_schema_input_type=Text | Backbone)]
     precision: Precision | None = None
+    data_folder: Text | None = None
     data: dict[str, DataSource] = {}
     adapters: dict[str, Adapter] = {}
     heads: dict[str, Head] = {}

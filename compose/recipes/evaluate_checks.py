@@ -33,12 +33,10 @@ class EvaluateChecks:
         """Everything that is wrong."""
         evaluate = self.recipe.evaluate
         every: list[str] = []
-        chosen: list[str] = []
         for name, given in evaluate.expressions.items():
             path: KeyPath = ("evaluate", "expressions", name)
             if isinstance(given, str):
-                found = yield from self._scored(path, given)
-                every, chosen = every + found, chosen + found
+                every += yield from self._scored(path, given)
                 continue
             for source, text in given.items():
                 every += yield from self._scored((*path, source), text, source)
@@ -46,16 +44,15 @@ class EvaluateChecks:
         if curve is not None:
             path = ("evaluate", "drop_curve", "expression")
             found = yield from self._scored(path, curve.expression)
-            every, chosen = every + found, chosen + found
+            every += found
             if found and not leaves(self.expressions.read(path, curve.expression)[0]):
                 yield self.document.place(path).problem("the expression has no adapter to drop")
-        for key, named, legal in (("data", evaluate.data, chosen), ("metrics", evaluate.metrics, every)):
+        for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
             for task in named:
-                if task not in legal:
-                    of = "a task" if task not in every else "for all sources a task"
-                    what = f"no evaluated expression has {of} '{task}'"
+                if task not in every:
+                    what = f"no evaluated expression has a task '{task}'"
                     at = self.document.place(("evaluate", key, task), True)
-                    yield at.problem(what, got=task, legal=tuple(dict.fromkeys(legal)))
+                    yield at.problem(what, got=task, legal=tuple(dict.fromkeys(every)))
         for task, sources in evaluate.data.items():
             if len(set(sources)) < len(sources):
                 at = self.document.place(("evaluate", "data", task))

@@ -36,7 +36,7 @@ TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
-    return list(_Checker(recipe, document).problems())
+    return list(dict.fromkeys(_Checker(recipe, document).problems()))
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:

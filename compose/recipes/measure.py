@@ -69,7 +69,8 @@ def answers(experiment: Experiment) -> dict[str, dict[str, Answered]]:
 
 def answers_of(experiment: Experiment, scored: Scored, plan: RunnablePlan) -> dict[str, Answered]:
     """What a plan answers to what its expression is scored on, by task and source."""
-    wanted, found = experiment.recipe.evaluate, {}
+    wanted = experiment.recipe.evaluate
+    found: dict[str, Answered] = {}
     for sources in scored.rounds():
         said = answer(plan, experiment.test_examples(sources), wanted.batch_size, wanted.batch_tokens)
         found |= {experiment.evaluated.called(task, sources[task]): answered for task, answered in said.items()}

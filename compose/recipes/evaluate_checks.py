@@ -102,7 +102,9 @@ class EvaluateChecks:
 
 
 def answers_of(head: Head) -> Kind | None:
-    """How the answers of a recipe's head are scored; None where they are not, or its options are wrong."""
+    """How the answers of a recipe's head are scored; None where they are not, or it does not say its options."""
+    if head.kind is None:  # loaded, and its folder could not be read, or only with the backbone
+        return None
     try:
         config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
     except ComposeError:  # which is said at the head

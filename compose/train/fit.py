@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from compose.heads.vocabulary import counted_only
 from compose.train.class_weights import weighing
 from compose.train.data import Example
 from compose.train.extras import require
+from compose.train.loss import trained_parameters
 from compose.train.rows import RowGroup
 from compose.train.settings import ClassWeights, EarlyStopping, History, Settings
 from compose.train.trunk_cache import TrunkCache
@@ -67,18 +69,19 @@ def fit(
         FileError: the checkpoint is damaged.
         InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = trained_parameters(model)
     if not trained:
         raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
     require("accelerate")
     from compose.train.fitting import Fitting
 
+    started = time.perf_counter()
     work = Work(model, plan, groups, settings, cache)
     heads = [model.heads[task] for group in groups for task in group.tasks if task in model.heads]
     weighed, recomputed = weighing(model, groups, settings.class_weights), _recomputing(model, settings)
     with weighed, recomputed, counted_only(heads):
         work.fill_cache()
-        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step)
+        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step, started)
         if not fitting.progress.finished:
             with tempfile.TemporaryDirectory() as own:
                 fitting.run(Path(log_folder or own))

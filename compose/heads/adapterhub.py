@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from compose.errors import ConfigError, Problem
-from compose.heads.spec import CausalLMConfig, ClassificationConfig, HeadConfig, make_head_config
+from compose.heads.spec import KINDS, ClassificationConfig, HeadConfig, VocabularyConfig, make_head_config
 from compose.specs import BackboneSpec
 
 OPTIONS = {
@@ -28,10 +29,11 @@ POOLING = dict.fromkeys(("gpt2", "llama", "mistral", "t5", "mt5", "bart", "mbart
 
 
 class Row(NamedTuple):
-    """How a head type reads: our kind, and the options of AdapterHub's that it has."""
+    """How a head type reads: our kind, the options of AdapterHub's that it has, and ours that it always has so."""
 
     kind: str
     options: tuple[str, ...]
+    always: Mapping[str, object] = MappingProxyType({})
 
 
 _LINEAR = ("activation_function", "bias", "dropout_prob", "layers", "use_pooler")
@@ -41,16 +43,18 @@ _VOCABULARY = (
     "embedding_size",
     "layer_norm",
     "layers",
-    "shift_labels",
     "vocab_size",
 )
+_OWN = MappingProxyType({"tied": False})
+"""Its files hold the matrix of the vocabulary, whether it is tied or not."""
 
 HEAD_TYPES: Mapping[str, Row] = {
     "classification": Row("classification", _LINEAR),
     "multilabel_classification": Row("multi_label", _LINEAR),
     "image_classification": Row("classification", _LINEAR),
     "tagging": Row("tagging", ("activation_function", "dropout_prob", "layers")),
-    "causal_lm": Row("causal_lm", _VOCABULARY),
+    "causal_lm": Row("causal_lm", (*_VOCABULARY, "shift_labels"), _OWN),
+    "masked_lm": Row("masked_lm", _VOCABULARY, _OWN),
 }
 
 
@@ -65,6 +69,7 @@ HEAD_KEYS: Mapping[str, Layout] = {
     "classification": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "tagging": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "causal_lm": Layout(("dense", "activation", "norm"), ("out",)),
+    "masked_lm": Layout(("dense", "activation", "norm"), ("out",)),
 }
 """By our kind. The names that have tensors (`dense`, `norm`, `out`) are those of our modules."""
 
@@ -81,7 +86,7 @@ def from_adapterhub_index(config: HeadConfig) -> dict[str, str]:
     absent = set()
     if getattr(config, "activation", None) is None:
         absent.add("activation")
-    if isinstance(config, CausalLMConfig) and not config.layer_norm:
+    if isinstance(config, VocabularyConfig) and not config.layer_norm:
         absent.add("norm")
     modules = [
         f"{module}.{layer}"
@@ -119,11 +124,11 @@ def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> Head
         options["labels"] = config.get("label2id") or config["num_labels"]
         if kind == "classification" and config["num_labels"] == 1:
             kind = "regression"
-    if kind not in ("tagging", "causal_lm") and not options.get("use_pooler"):
+    if KINDS[kind].config is ClassificationConfig and not options.get("use_pooler"):
         options["pooling"] = POOLING.get(architecture, "first")
     if isinstance(options.get("activation"), str):
         options["activation"] = options["activation"].lower()
-    return make_head_config(kind, **options)
+    return make_head_config(kind, **options, **row.always)
 
 
 def to_adapterhub_config(config: HeadConfig, backbone: BackboneSpec) -> dict[str, Any]:
@@ -177,9 +182,10 @@ def _plain(config: HeadConfig, backbone: BackboneSpec) -> HeadConfig:
     reads_first = not backbone.causal and not backbone.encoder_decoder
     if isinstance(config, ClassificationConfig) and config.pooling is None and not config.use_pooler and reads_first:
         return replace(config, pooling="first")
-    if isinstance(config, CausalLMConfig):
+    if isinstance(config, VocabularyConfig):
         return replace(
             config,
+            tied=False,
             vocabulary=config.vocabulary or backbone.vocabulary,
             embedding_size=config.embedding_size or backbone.hidden_size,
         )

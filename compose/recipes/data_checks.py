@@ -25,6 +25,7 @@ ELSEWHERE = "--set data_folder=FOLDER, if these paths begin in another folder"
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
+    "masked_lm": ("text",),
     "multi_label": ("labels",),
     "regression": ("score",),
 }

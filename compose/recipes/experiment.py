@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from compose.errors import BackboneError, ComposeError, ConfigError, Problem, Re
 from compose.recipes.checks import fusion_block
 from compose.recipes.data_checks import modality_problems
 from compose.recipes.document import Document, KeyPath
-from compose.recipes.expressions import tasks_of
+from compose.recipes.evaluated import Evaluated, sources_of
+from compose.recipes.expressions import task_names
 from compose.recipes.loading import check_heads, load_part
 from compose.recipes.saved import loaded
 from compose.recipes.schema import Recipe, Stage
@@ -70,10 +72,14 @@ class Experiment:
         found = {task: self.data[stage.data.get(task, task)].validation for task in task_names(stage.expression)}
         return {task: examples for task, examples in found.items() if examples}
 
-    def test_examples(self, tasks: Sequence[str]) -> dict[str, tuple[Example, ...]]:
-        """What tasks are scored on."""
-        chosen = self.recipe.evaluate.data
-        return {task: self.data[chosen.get(task, task)].test for task in tasks}
+    @cached_property
+    def evaluated(self) -> Evaluated:
+        """What is scored, on which sources."""
+        return Evaluated(self.recipe)
+
+    def test_examples(self, sources: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:
+        """What tasks are scored on, by task, of the source of each."""
+        return {task: self.data[source].test for task, source in sources.items()}
 
     def new_inputs(self) -> list[tuple[str, Input]]:
         """What the recipe wants answered, each with what to call it: its texts, and some of a test part."""
@@ -83,7 +89,7 @@ class Experiment:
         found: list[tuple[str, Input]] = [(text, text) for text in wanted.texts]
         if wanted.examples is not None:
             task = task_names(wanted.expression)[0]
-            name = self.recipe.evaluate.data.get(task, task)
+            name = sources_of(self.recipe.evaluate.data, task)[0]
             chosen = enumerate(self.data[name].test[: wanted.examples])
             found += [(_caption(example, name, number), example.input) for number, example in chosen]
         return found
@@ -105,11 +111,6 @@ def _caption(example: Example, name: str, number: int) -> str:
             return f"image {number} of the test part of data.{name} ({example.target})"
         case texts:
             return (" | " if isinstance(texts, tuple) else " ").join(texts)
-
-
-def task_names(text: str) -> list[str]:
-    """The tasks of a checked expression."""
-    return [task for task in tasks_of(as_expression(text)) if task is not None]
 
 
 def single_plans(plan: RunnablePlan) -> dict[str, RunnablePlan]:
@@ -178,7 +179,7 @@ def check_trunk(model: Model, stage: Stage) -> None:
     if model.spec.modality != "text":
         raise ConfigError(f"trunk_cache: it keeps the states of texts, and the backbone reads {model.spec.modality}s")
     plan = model.plan(stage.expression)
-    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
+    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms, stage.adapters or None)
     problem = None if plan.trunk else plan.no_trunk()
     model.requires_grad_(False)
     if problem is not None:
@@ -207,10 +208,7 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Every expression of a recipe that is run, with its place."""
     for index, stage in enumerate(recipe.train):
         yield ("train", index, "expression"), stage.expression
-    for name, text in recipe.evaluate.expressions.items():
-        yield ("evaluate", "expressions", name), text
-    if recipe.evaluate.drop_curve is not None:
-        yield ("evaluate", "drop_curve", "expression"), recipe.evaluate.drop_curve.expression
+    yield from ((each.path, each.text) for each in Evaluated(recipe).expressions)
     if recipe.predict is not None:
         yield ("predict", "expression"), recipe.predict.expression
 
@@ -219,7 +217,7 @@ def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
     """The labels of a head: its own, else those that its data has; None for kinds without labels, and
     where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in (None, "regression", "causal_lm"):
+    if head.labels is not None or head.kind in (None, "regression"):
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])
@@ -231,12 +229,9 @@ def _needed(recipe: Recipe) -> set[str]:
     found = set()
     for stage in recipe.train:
         found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
-    curve = recipe.evaluate.drop_curve
-    evaluated = [*recipe.evaluate.expressions.values(), *([curve.expression] if curve else [])]
-    tasks = [task for text in evaluated for task in task_names(text)]
+    found |= {source for names in Evaluated(recipe).by_task().values() for source in names}
     if recipe.predict is not None and recipe.predict.examples is not None:
-        tasks += task_names(recipe.predict.expression)[:1]
-    found |= {recipe.evaluate.data.get(task, task) for task in tasks}
+        found.add(sources_of(recipe.evaluate.data, task_names(recipe.predict.expression)[0])[0])
     return found
 
 

@@ -13,6 +13,7 @@ from compose.recipes import measure
 from compose.recipes.begun import begin, begun_with, is_done
 from compose.recipes.checks import owns_backbone
 from compose.recipes.console import Console, table
+from compose.recipes.evaluated import Evaluated
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable, settle
 from compose.recipes.following import follow
@@ -163,9 +164,8 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
-        chosen = wanted.metrics
         for system, answered in measure.answers(experiment).items():
-            results.scores[system] = {task: found.scores(chosen.get(task)) for task, found in answered.items()}
+            results.scores[system] = measure.scores_of(experiment, answered)
             results.details[system] = {task: found.details() for task, found in answered.items()}
         tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
         results.main = measure.main_metrics(experiment, tasks)
@@ -227,5 +227,5 @@ def _answering(recipe: Recipe) -> str | None:
     """The expression that a run answers with: that of `predict`, else the first that is evaluated, or trained."""
     if recipe.predict is not None:
         return recipe.predict.expression
-    evaluated = [*recipe.evaluate.expressions.values(), *(stage.expression for stage in reversed(recipe.train))]
-    return evaluated[0] if evaluated else None
+    evaluated = [each.text for members in Evaluated(recipe).systems.values() for each in members]
+    return next(iter([*evaluated, *(stage.expression for stage in reversed(recipe.train))]), None)

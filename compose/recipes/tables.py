@@ -109,6 +109,9 @@ def told(answer: Mapping[str, Any]) -> str:
         return ", ".join(answer["labels"]) or "none"
     if "entities" in answer:
         return ", ".join(f"{found['text']} ({found['type']})" for found in answer["entities"]) or "none"
+    if "masked" in answer or "next" in answer:
+        tokens = [best[0] for best in answer["masked"]] if "masked" in answer else answer["next"]
+        return ", ".join(f"{found['token']} ({_percent(found['probability'])})" for found in tokens) or "none"
     return ", ".join(f"{key} {value}" for key, value in answer.items())
 
 

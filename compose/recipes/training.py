@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from compose.recipes.console import Console
-from compose.recipes.experiment import Experiment, located, task_names
+from compose.recipes.experiment import Experiment, located
+from compose.recipes.expressions import task_names
 from compose.recipes.pruning import prune_before
 from compose.recipes.schema import Stage, Temperature
 from compose.train.class_weights import check_class_weights
@@ -56,7 +57,11 @@ class Training:
         console.heading(f"train {name}: {stage.expression}")
         plan = experiment.plan(("train", index, "expression"), stage.expression)
         trainable = model.train_only(
-            plan.expression, regime=stage.regime, last=stage.last, train_layer_norms=stage.train_layer_norms
+            plan.expression,
+            regime=stage.regime,
+            last=stage.last,
+            train_layer_norms=stage.train_layer_norms,
+            adapters=stage.adapters or None,
         )
         examples = experiment.stage_examples(stage)
         counts = {task: len(members) for task, members in examples.items()}

@@ -16,7 +16,7 @@ from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, H
 from compose.methods.adapter import Adapter
 from compose.runtime.backbone_files import forget_others, write_backbone
 from compose.runtime.fusions import fusion_from
-from compose.runtime.host import host_of
+from compose.runtime.host import embeddings_of, host_of
 from compose.runtime.merge import original_parameters
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
@@ -37,6 +37,7 @@ def modules_of(model: Model) -> io.BackboneModules:
     """The names of a model's modules, for other libraries' files."""
     backbone, anatomy = model.backbone, model.hooks.anatomy
     rotary = getattr(getattr(backbone, "rotary_emb", None), "inv_freq", None)
+    embeddings = embeddings_of(model)
     return io.BackboneModules(
         model.spec,
         names=frozenset(name for name, _ in backbone.named_modules()),
@@ -47,7 +48,8 @@ def modules_of(model: Model) -> io.BackboneModules:
         heads=int(getattr(model.config, "num_attention_heads", 0) or 0),
         words_only=anatomy.table.words_only or words_alone(backbone, anatomy),
         rotary=None if rotary is None else rotary.detach().cpu(),
-        tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
+        embeddings=embeddings,
+        tied=embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
     )
 
 

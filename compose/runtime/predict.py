@@ -71,7 +71,8 @@ def predict(
     Returns:
         For each input, in the order given, a mapping of task to prediction. What a prediction says is its
         head's matter: `label`, `probability` and `probabilities`; `labels` and `probabilities`; `value`;
-        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `next`.
+        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `next`;
+        `masked`, for each mask token of the text what may stand there.
 
     Raises:
         InputError: inputs of a wrong type or too long, or options that do not fit; all of them at once.
@@ -94,6 +95,7 @@ def predict(
     if not together:
         order = batches([len(row.words) for _, row in rows], batch_size, batch_tokens)
     collected = _Collected(items)
+    mask = getattr(model.tokenizer, "mask_token_id", None)
     with evaluation(model), torch.no_grad():
         for places in order:
             batch = reader.batch([rows[place][1] for place in places])
@@ -104,7 +106,7 @@ def predict(
             for key, output in out.items():
                 for logits, at in _rows(output.logits, output.rows, len(places)):
                     index, row = rows[places[at]]
-                    window = _window(logits, row, width, keyed[key])
+                    window = _window(logits, row, width, keyed[key], mask)
                     collected.windows[index].setdefault(key, {})[places[at]] = window
             collected.decode([rows[place][0] for place in places], keyed)
     return collected.answers
@@ -161,10 +163,10 @@ def _rows(logits: Tensor | None, rows: Tensor | None, count: int) -> Iterator[tu
         yield from zip(logits.cpu(), range(count) if rows is None else rows.tolist(), strict=True)
 
 
-def _window(logits: Tensor, row: Row, width: int, head: Head) -> Window:
-    """A row's logits without those of its padding."""
+def _window(logits: Tensor, row: Row, width: int, head: Head, mask: int | None) -> Window:
+    """A row's logits without those of its padding; `mask` is the id of the token that hides others."""
     per_token = head.per_token or (logits.dim() > 1 and logits.shape[0] == width)
-    return Window(logits[: len(row.words)] if per_token else logits, row.words)
+    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.of_token(mask))
 
 
 @contextmanager

@@ -27,10 +27,20 @@ _TOKENIZING = threading.Lock()
 
 
 class Row(NamedTuple):
-    """One row for the backbone: features by name, lists of numbers or tensors, and each token's word's index."""
+    """One row for the backbone.
+
+    Features are lists of numbers or tensors by name; `words` are for each token the index of its word.
+    """
 
     features: dict[str, Any]
     words: tuple[int | None, ...]
+    places: Sequence[int] = ()
+    """Of a part of an input: the places of its tokens in the whole; else nothing."""
+
+    def of_token(self, token: int | None) -> dict[int, int]:
+        """Where a token stands: by its places in the whole input those in this row."""
+        ids = self.features.get("input_ids", ())  # images have none
+        return {place: row for row, place in enumerate(self.places or range(len(ids))) if ids[row] == token}
 
 
 class Item(NamedTuple):
@@ -239,7 +249,7 @@ def _windows(sequences: Sequence[int | None], limit: int, stride: int) -> list[l
 
 def _cut(row: Row, places: Sequence[int]) -> Row:
     features = {name: [values[place] for place in places] for name, values in row.features.items()}
-    return Row(features, tuple(row.words[place] for place in places))
+    return Row(features, tuple(row.words[place] for place in places), places)
 
 
 def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class Identity:
         facts = {
             "expression": to_text(plan.expression),
             "what is trained": _digest(trained),
-            "the rows": _digest([[group.tasks, group.rows] for group in groups]),
+            "the rows": _digest([[group.tasks, group.rows, group.masking] for group in groups]),
         }
         chosen = {f"settings.{name}": repr(value) for name, value in asdict(settings).items() if name not in FREE}
         return cls(facts | chosen)

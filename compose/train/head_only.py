@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from compose.errors import ConfigError
 from compose.heads.build import build_head
 from compose.heads.head import Head, HeadInput
 from compose.heads.spans import Window
-from compose.heads.spec import HeadConfig
+from compose.heads.spec import HeadConfig, VocabularyConfig
 from compose.runtime.batches import batches, default_tokens
 from compose.runtime.host import host_of
 from compose.runtime.readers import reader_of
@@ -52,7 +53,12 @@ def head_only(
         test: what it is scored on.
         seed: of its weights and of the order of rows.
         known: states computed before, for tasks over the same inputs; new ones are added.
+
+    Raises:
+        ConfigError: a head over the vocabulary, which learns from what the backbone does not see.
     """
+    if isinstance(config, VocabularyConfig):
+        raise ConfigError(f"there is no baseline of the head alone for a {config.kind} head")
     known = {} if known is None else known
     model.eval()
     torch.manual_seed(seed)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.spans import bio_tags, spread
-from compose.heads.spec import IGNORED
+from compose.heads.spec import IGNORED, VocabularyConfig
 from compose.runtime.readers import reader_of
 from compose.runtime.texts import Item
 from compose.train.data import Example, Input
+from compose.train.masking import Masking, masking_of
 
 if TYPE_CHECKING:
     from compose.heads.head import Head
@@ -26,21 +27,34 @@ class RowGroup:
         rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
         image_tokens: how many tokens the backbone makes of an image, where the rows are images.
         cut: how many of the rows are cut, because their input is longer than the backbone takes.
+        masking: masks tokens of the rows each time that they are drawn; None: they are as they are.
     """
 
     tasks: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     cut: int = 0
     image_tokens: int = 0
+    masking: Masking | None = None
 
     @property
     def lengths(self) -> list[int]:
         """The tokens of each row."""
         return [len(row.get("input_ids", ())) or self.image_tokens for row in self.rows]
 
+    def drawn(self, place: int, seed: int, step: int) -> dict[str, Any]:
+        """A row as a step of a training has it; the same for the same step, whoever asks.
+
+        Args:
+            place: of the row.
+            seed: of the training.
+            step: its number.
+        """
+        row = self.rows[place]
+        return row if self.masking is None else self.masking(row, self.tasks, f"{seed}/{step}/{place}")
+
 
 def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
-    """The examples of several tasks as rows; tasks over the same inputs share theirs.
+    """The examples of several tasks as rows; tasks over the same inputs share theirs, if these are masked alike.
 
     Inputs that are longer than the backbone takes are cut; the groups say how many.
 
@@ -50,17 +64,19 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
     """
     by_inputs: dict[tuple[Any, ...], list[str]] = {}
     for task, members in examples.items():
-        key = tuple(_hashable(example.input) for example in members)
-        by_inputs.setdefault(key, []).append(task)
+        inputs = tuple(_hashable(example.input) for example in members)
+        head = model.heads.get(task)
+        masking = None if head is None else masking_of(model, head.config)
+        by_inputs.setdefault((inputs, masking), []).append(task)
     groups = []
-    for tasks in by_inputs.values():
+    for (_, masking), tasks in by_inputs.items():
         items = encode_inputs(model, [example.input for example in examples[tasks[0]]])
         rows = []
         for index, item in enumerate(items):
             labels = {task: row_label(examples[task][index], item, model.heads.get(task)) for task in tasks}
             rows.append({**item.rows[0].features, "labels": labels})
         cut = sum(item.cut for item in items)
-        groups.append(RowGroup(tuple(tasks), tuple(rows), cut, model.spec.tokens or 0))
+        groups.append(RowGroup(tuple(tasks), tuple(rows), cut, model.spec.tokens or 0, masking))
     return tuple(groups)
 
 
@@ -106,7 +122,7 @@ def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
         InputError: one of several labels that the head does not have.
     """
     target = example.target
-    if head is not None and head.config.kind == "causal_lm":
+    if head is not None and isinstance(head.config, VocabularyConfig):
         return list(item.rows[0].features["input_ids"])
     if not isinstance(target, tuple):
         return target

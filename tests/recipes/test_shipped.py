@@ -15,9 +15,10 @@ from compose.recipes.loader import load_text
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Hub
 from compose.recipes.shipped import Shipped, bundled, bundled_files, copy, find, home, shipped
-from compose.recipes.sources import read_sources
+from compose.recipes.sources import columns_of, read_sources
 from compose.recipes.validate import read_recipe, validate
 from tests.recipes.small import SMALL
+from tests.recipes.twins import made_files
 
 
 def test_there_is_a_quickstart() -> None:
@@ -25,18 +26,24 @@ def test_there_is_a_quickstart() -> None:
 
 
 @pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped) -> None:
-    document, _ = read_recipe(recipe.path)
-    assert document.text.startswith(f"# compose run {recipe.name}\n")
+def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped, tmp_path: Path) -> None:
+    overrides = made_files(recipe.path, tmp_path)
+    document, _ = read_recipe(recipe.path, overrides)
+    brought = " --set data_folder=FOLDER" if overrides else ""
+    assert document.text.startswith(f"# compose run {recipe.name}{brought}\n")
 
 
 @pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped) -> None:
-    document, read = read_recipe(recipe.path)
+def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped, tmp_path: Path) -> None:
+    document, read = read_recipe(recipe.path, made_files(recipe.path, tmp_path))
     head = next(iter(read.heads))
+    source = next((stage.data[head] for stage in read.train if head in stage.data), head)
     labels = ["5e-5", "no", "true", "~", "a: b", " x", "- y", "#z", "010", "0x1F", "1_0", "<<", "ü"]
-    if not isinstance(read.data[head], Hub):  # a head's labels are held against those of the files
-        labels += read_sources(read, recipe.path.parent, {head})[head].labels()
+    # A head's labels are held against those of the data.
+    if isinstance(read.data[source], Hub):
+        labels += columns_of(read.data[source]).label_names()
+    else:
+        labels += read_sources(read, recipe.path.parent, {source})[source].labels()
     resolved = resolve(read, recipe.path.parent, {head: labels})
     again = validate(load_text(to_yaml(resolved), document.source))
     assert again == resolved.model_copy(update={"heads": again.heads})

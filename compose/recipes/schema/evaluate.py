@@ -5,18 +5,27 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from compose.recipes.schema.base import Count, Flag, Natural, Section, Text
 
 Baseline = Literal["head_only", "tfidf"]
 MetricName = Literal[
     "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "precision", "recall", "exact_match", "pearson", "spearman",
-    "mean_squared_error",
+    "mean_squared_error", "perplexity", "cross_entropy",
 ]  # fmt: skip
 
 
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _text_or_texts(value: object) -> object:
+    """One error for what is neither; a union would tell of each of its members."""
+    texts = value.items() if isinstance(value, dict) and value else ((value, value),)
+    if all(isinstance(each, str) and each for pair in texts for each in pair):
+        return value
+    raise PydanticCustomError("expressions", "be an expression, or one for each source by the source's name")
 
 
 Metrics = Annotated[
@@ -25,6 +34,17 @@ Metrics = Annotated[
     Field(min_length=1),
 ]
 """A metric's name, or several."""
+
+
+SourceNames = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_several, json_schema_input_type=Text | list[Text]),
+    Field(min_length=1),
+]
+"""The name of a source, or of several."""
+
+TextOrTexts = Annotated[Text | dict[str, Text], BeforeValidator(_text_or_texts)]
+"""An expression, or one for each source."""
 
 
 class DropCurve(Section):
@@ -43,11 +63,12 @@ class Evaluate(Section):
     """What to measure on the test parts.
 
     Args:
-        expressions: named systems, each an expression whose tasks are scored.
-        data: the source of a task, where it is not the one of its name.
+        expressions: named systems, each an expression whose tasks are scored; or a mapping of sources to expressions,
+            of which each is scored on its source.
+        data: the source of a task, where it is not the one of its name; or several, on each of which it is scored.
         metrics: of a task, what is measured: a name or several, the first of which tables and means are made of. By
             default all that its kind has, of labels the accuracy first, of sets of labels F1 micro, of numbers
-            Pearson's correlation, of entities their F1.
+            Pearson's correlation, of entities their F1, of tokens the accuracy.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_attention: whether to record where each fusion looks.
@@ -55,8 +76,8 @@ class Evaluate(Section):
         batch_tokens: the most tokens at a time, padding among them; where neither is given, as the device takes.
     """
 
-    expressions: dict[str, Text] = {}
-    data: dict[str, Text] = {}
+    expressions: dict[str, TextOrTexts] = {}
+    data: dict[str, SourceNames] = {}
     metrics: dict[str, Metrics] = {}
     baselines: tuple[Baseline, ...] = ()
     drop_curve: DropCurve | None = None

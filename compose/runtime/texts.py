@@ -27,9 +27,9 @@ _TOKENIZING = threading.Lock()
 
 
 class Row(NamedTuple):
-    """One row for the backbone: features by name, and for each token the index of its word."""
+    """One row for the backbone: features by name, lists of numbers or tensors, and each token's word's index."""
 
-    features: dict[str, list[int]]
+    features: dict[str, Any]
     words: tuple[int | None, ...]
 
 

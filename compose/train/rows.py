@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.spans import bio_tags, spread
 from compose.heads.spec import IGNORED
-from compose.runtime.texts import Item, check, encode, longest
+from compose.runtime.readers import reader_of
+from compose.runtime.texts import Item
 from compose.train.data import Example, Input
 
 if TYPE_CHECKING:
@@ -23,12 +24,19 @@ class RowGroup:
     Args:
         tasks: the tasks.
         rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
+        image_tokens: how many tokens the backbone makes of an image, where the rows are images.
         cut: how many of the rows are cut, because their input is longer than the backbone takes.
     """
 
     tasks: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     cut: int = 0
+    image_tokens: int = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each row."""
+        return [len(row.get("input_ids", ())) or self.image_tokens for row in self.rows]
 
 
 def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
@@ -37,7 +45,7 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
     Inputs that are longer than the backbone takes are cut; the groups say how many.
 
     Args:
-        model: the backbone with its tokenizer.
+        model: the backbone, with its tokenizer where it reads texts.
         examples: by task.
     """
     by_inputs: dict[tuple[Any, ...], list[str]] = {}
@@ -51,7 +59,8 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
         for index, item in enumerate(items):
             labels = {task: row_label(examples[task][index], item, model.heads.get(task)) for task in tasks}
             rows.append({**item.rows[0].features, "labels": labels})
-        groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
+        cut = sum(item.cut for item in items)
+        groups.append(RowGroup(tuple(tasks), tuple(rows), cut, model.spec.tokens or 0))
     return tuple(groups)
 
 
@@ -60,7 +69,11 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
     return [
         group
         if len(group.tasks) == 1
-        else RowGroup((task,), tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows))
+        else replace(
+            group,
+            tasks=(task,),
+            rows=tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows),
+        )
         for group in groups
         for task in group.tasks
     ]
@@ -68,8 +81,8 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
 
 def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
     """Inputs as items of one row each, cut to what the backbone takes."""
-    limit = longest(model.tokenizer, model.backbone)
-    return encode(model.tokenizer, check(list(inputs)), limit, truncate=True, words=model.tokenizer.is_fast)
+    reader = reader_of(model)
+    return reader.encode(reader.check(list(inputs)), truncate=True)
 
 
 def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:
@@ -110,4 +123,4 @@ def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
 
 
 def _hashable(given: Input) -> Any:
-    return tuple(given) if isinstance(given, list) else (given,) if isinstance(given, str) else given
+    return given if isinstance(given, tuple) else tuple(given) if isinstance(given, list) else (given,)

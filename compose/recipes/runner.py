@@ -24,6 +24,7 @@ from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe
 from compose.recipes.seeds import run_seeds
+from compose.recipes.smoke import NOTE, Smoke
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
 from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
@@ -71,6 +72,7 @@ def run(
     console: Console | None = None,
     jobs: int = 1,
     resume: bool = False,
+    smoke: bool = False,
 ) -> Path:
     """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
 
@@ -85,6 +87,8 @@ def run(
         jobs: how many members of a sweep run side by side, each in a process of its own.
         resume: whether to go on with what an interrupted run of the same recipe left; where there is nothing, the run
             begins anew.
+        smoke: whether to try the recipe offline in seconds, with a tiny random backbone and made data in the place of
+            its own; see `Smoke`. The results go to `runs/` and the recipe's name with `-smoke`, and mean nothing.
 
     Returns:
         The folder, complete.
@@ -94,13 +98,16 @@ def run(
     """
     console = console or Console()
     started = time.time()
-    document, recipe = read_recipe(path, overrides)
-    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume)
+    made = Smoke(out) if smoke else None
+    document, recipe = read_recipe(path, overrides, made)
+    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume, made)
     if not is_first():
         return follow(job)
     settle(job.target)
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    if made is not None:
+        console.say(NOTE)
     done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
     console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
@@ -113,7 +120,7 @@ def run_job(job: Job, console: Console) -> Path:
 
 def run_once(job: Job, console: Console) -> Path:
     """Runs a recipe of one seed; gives its folder, complete."""
-    document, recipe, overrides = job.document, job.recipe, job.overrides
+    document, recipe = job.document, job.recipe
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
@@ -140,7 +147,7 @@ def run_once(job: Job, console: Console) -> Path:
         "backbone": recipe.backbone.name,
         "precision": experiment.model.precision,
         "seed": recipe.seed,
-        "overrides": list(overrides),
+        **job.facts,
         "fingerprints": {key: begun[key] for key in ("data", "backbone")},
         "peak_memory_mib": _peak_memory(),
     }

@@ -76,7 +76,7 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     facts = {
         "recipe": job.recipe.name,
         "backbone": job.recipe.backbone.name,
-        "overrides": list(job.overrides),
+        **job.facts,
         "members": [trial.name for trial in trials],
         "failed": [trial.name for trial in trials if trial.run is None],
     }
@@ -97,7 +97,8 @@ def job_of(job: Job, member: Member, target: Path) -> Job:
         target: its folder.
     """
     overrides = (*job.overrides, *member.overrides())
-    return Job(member.document, validate(member.document), overrides, target, resume=job.resume)
+    recipe = validate(member.document, prepare=job.smoke)
+    return Job(member.document, recipe, overrides, target, resume=job.resume, smoke=job.smoke)
 
 
 def _told(sweep: Sweep, trial: Trial) -> dict[str, Any]:

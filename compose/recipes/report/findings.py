@@ -177,4 +177,5 @@ def lead(run: Run) -> list[Block]:
     seeds = ", ".join(str(metrics["seed"]) for metrics in run.seeds)
     about = str(run.recipe.get("description") or "").strip()
     said = text("Backbone ", Mono(str(name)), f", {'seed' if len(run.seeds) == 1 else 'seeds'} {seeds}.")
-    return [text(about), said] if about else [said]
+    warned = [text(str(run.facts["smoke"]).capitalize() + ".")] if "smoke" in run.facts else []
+    return [*warned, *([text(about)] if about else []), said]

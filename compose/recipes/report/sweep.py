@@ -88,8 +88,9 @@ def sweep_page(sweep: Sweep, plots: bool = True) -> Page:
     failed = sum(trial.run is None for trial in sweep.trials)
     about = f"{len(sweep.trials)} members" + (f", {failed} of which failed" if failed else "")
     lead = text("A sweep over ", *_joined(keys), f": {about}.")
+    warned = [text(str(sweep.facts["smoke"]).capitalize() + ".")] if "smoke" in sweep.facts else []
     sections = (_results(sweep, keys, plots), _failed(sweep), _again(sweep))
-    return Page(sweep.name, (lead,), sections)
+    return Page(sweep.name, (*warned, lead), sections)
 
 
 def _joined(keys: Sequence[str]) -> list[Mono | str]:

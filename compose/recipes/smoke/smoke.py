@@ -1,0 +1,97 @@
+"""A recipe as it is tried: the same stages, adapters and measurements over a made backbone, made data, few steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compose.errors import ComposeError, RecipeError
+from compose.recipes.document import Document
+from compose.recipes.schema import Backbone, DataSource, Recipe, Sample, Stage
+from compose.recipes.smoke.backbone import made_backbone
+from compose.recipes.smoke.data import CAN_BE_MADE, Made, made_files, made_sources
+
+NOTE = "a smoke run: backbone and data are made up, so that the scores mean nothing"
+"""What console, `run.json` and reports say of one."""
+
+ENDING = "-smoke"
+MADE = ".made"
+
+LONGEST_NAME = 64
+STEPS = 2
+ROWS = 4
+"""Rows of a step."""
+
+FEW = Sample(train=16, validation=8, test=8)
+"""How many rows of data that come with libraries are used."""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """Puts made things in the place of a recipe's backbone and data.
+
+    What is made is written beside the run's folder, `NAME-smoke.made`, and is the same each time.
+
+    Args:
+        out: the run's folder; by default `runs/` and the name of the recipe.
+    """
+
+    out: Path | None = None
+
+    def __call__(self, recipe: Recipe, document: Document) -> Recipe:
+        """The recipe as it is tried: its first seed, two steps a stage, few rows.
+
+        Args:
+            recipe: the recipe, right by itself.
+            document: where things stand in it.
+
+        Raises:
+            RecipeError: nobody can say what kind of backbone the recipe's is.
+        """
+        name = recipe.name[: LONGEST_NAME - len(ENDING)] + ENDING
+        target = self.out or Path("runs") / name
+        folder = target.with_name(target.name + MADE).absolute()
+        makeable = {name: source for name, source in recipe.data.items() if isinstance(source, CAN_BE_MADE)}
+        files = made_files(recipe, Path(document.source).parent, makeable)
+        places = {part: made.write(folder / "data") for part, made in files.items()}
+        evaluate, predict, curve = recipe.evaluate, recipe.predict, recipe.evaluate.drop_curve
+        if curve is not None:
+            ends = tuple(dict.fromkeys((curve.first[0], curve.first[-1])))
+            evaluate = evaluate.model_copy(update={"drop_curve": curve.model_copy(update={"first": ends})})
+        if predict is not None and predict.compare is not None:
+            compare = predict.compare.model_copy(update={"messages": predict.compare.messages[:1], "repeats": 1})
+            predict = predict.model_copy(update={"compare": compare})
+        changed = {
+            "name": name,
+            "seed": recipe.seeds[0] if recipe.seeds else recipe.seed,
+            "seeds": (),
+            "backbone": self._backbone(recipe, document, folder / "backbones"),
+            "data": {**_few(recipe), **made_sources(makeable, Path(document.source).parent, places)},
+            "train": tuple(map(_short, recipe.train)),
+            "evaluate": evaluate,
+            "predict": predict,
+        }
+        return recipe.model_copy(update=changed)
+
+    def _backbone(self, recipe: Recipe, document: Document, folder: Path) -> Backbone:
+        if recipe.backbone.name is None:  # it is made of a config already
+            return recipe.backbone
+        try:
+            made = made_backbone(recipe.backbone.name, folder)
+        except ComposeError as error:
+            place = document.place(("backbone", "name"))
+            raise RecipeError(
+                [place.problem(each.what, why=each.why, hint=each.hint) for each in error.problems]
+            ) from None
+        return recipe.backbone.model_copy(update={"name": str(made)})
+
+
+def _few(recipe: Recipe) -> dict[str, DataSource]:
+    return {name: source.model_copy(update={"sample": FEW}) for name, source in recipe.data.items()}
+
+
+def _short(stage: Stage) -> Stage:
+    rows = min(stage.batch_size or ROWS, ROWS)
+    return stage.model_copy(
+        update={"epochs": 1, "max_steps": STEPS, "batch_size": rows, "examples": None, "checkpoint_steps": None}
+    )

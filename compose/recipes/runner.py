@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from compose.recipes.folder import RunFolder, check_replaceable, settle
 from compose.recipes.following import follow
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
+from compose.recipes.memory import forget_peak, peak_memory
 from compose.recipes.report.runs import Run
 from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
@@ -121,6 +120,7 @@ def run_job(job: Job, console: Console) -> Path:
 def run_once(job: Job, console: Console) -> Path:
     """Runs a recipe of one seed; gives its folder, complete."""
     document, recipe = job.document, job.recipe
+    forget_peak()
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
     resolved = resolve(recipe, experiment.folder, {name: found for name, found in labels.items() if found})
@@ -149,7 +149,7 @@ def run_once(job: Job, console: Console) -> Path:
         "seed": recipe.seed,
         **job.facts,
         "fingerprints": {key: begun[key] for key in ("data", "backbone")},
-        "peak_memory_mib": _peak_memory(),
+        "peak_memory_mib": peak_memory(),
     }
     ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))
     write_page(page_of([ran], recipe.report.plots), folder.write_text)
@@ -233,9 +233,3 @@ def _answering(recipe: Recipe) -> str | None:
         return recipe.predict.expression
     evaluated = [*recipe.evaluate.expressions.values(), *(stage.expression for stage in reversed(recipe.train))]
     return evaluated[0] if evaluated else None
-
-
-def _peak_memory() -> int:
-    """The most memory that the process has held, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1 << 20) if sys.platform == "darwin" else peak // 1024

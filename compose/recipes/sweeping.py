@@ -24,7 +24,8 @@ from compose.recipes.job import Job
 from compose.recipes.manifest import read_manifest
 from compose.recipes.members import Member, members
 from compose.recipes.report.runs import read_run
-from compose.recipes.report.sweep import Sweep, Trial, sweep_page
+from compose.recipes.report.sweep import sweep_page
+from compose.recipes.report.trials import Sweep, Trial
 from compose.recipes.report.write import write_page
 from compose.recipes.tables import sweep_table
 from compose.recipes.validate import validate

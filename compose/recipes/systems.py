@@ -30,8 +30,9 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
         parts: as `describe_parts` gives them.
 
     Returns:
-        By system its `expression`, the number of its `parameters` beside the backbone's, the `boxes` of its graph, and
-        for a batch of `rows` of `tokens` each its FLOPs, those of a pass for each task, and of the backbone alone.
+        By system its `expression`, the number of its `parameters` beside the backbone's and their `bytes`, the
+        `boxes` of its graph, and for a batch of `rows` of `tokens` each its FLOPs, those of a pass for each task, and
+        of the backbone alone.
     """
     recipe = experiment.recipe
     places = {name: ("evaluate", "expressions", name) for name in recipe.evaluate.expressions}
@@ -45,7 +46,10 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
         names = _names(plan.expression)
         found[name] = {
             "expression": text,
-            "parameters": sum(part["parameters"] for part in parts if (part["what"], part["name"]) in names),
+            **{
+                key: sum(part[key] for part in parts if (part["what"], part["name"]) in names)
+                for key in ("parameters", "bytes")
+            },
             "boxes": [{"lines": list(box.text()), "sources": box.sources} for box in picture(explained.graph)],
             "rows": ROWS,
             "tokens": TOKENS,

@@ -60,8 +60,8 @@ def metrics(seed: int, score: float = 0.8, tasks: tuple[str, ...] = ("topic", "t
         "parts": [{"name": "topic", "what": "adapter", "method": "bottleneck", "parameters": 560, "bytes": 2240}],
         "systems": {
             "composed": {
-                "expression": 'Parallel("topic", "town")', "parameters": 941, "boxes": boxes, "rows": 8, "tokens": 128,
-                "flops": 2 * 10**9, "separate_flops": 3 * 10**9, "plain_flops": 10**9,
+                "expression": 'Parallel("topic", "town")', "parameters": 941, "bytes": 3764, "boxes": boxes,
+                "rows": 8, "tokens": 128, "flops": 2 * 10**9, "separate_flops": 3 * 10**9, "plain_flops": 10**9,
             }
         },
         "drop_curve": [

@@ -112,7 +112,7 @@ def costs(runs: Sequence[Run]) -> Section:
             part["what"],
             part["method"],
             f"{part['parameters']:,}",
-            _size(part["bytes"]),
+            size(part["bytes"]),
         ]
         for run in runs
         for part in run.first.get("parts", [])
@@ -128,10 +128,10 @@ def costs(runs: Sequence[Run]) -> Section:
     return Section("What it costs", tuple(blocks))
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
     """Bytes for people.
 
-    >>> _size(1_500_000)
+    >>> size(1_500_000)
     '1.4 MiB'
     """
     value, units = float(count), ["B", "KiB", "MiB", "GiB"]

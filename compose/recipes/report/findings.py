@@ -177,5 +177,9 @@ def lead(run: Run) -> list[Block]:
     seeds = ", ".join(str(metrics["seed"]) for metrics in run.seeds)
     about = str(run.recipe.get("description") or "").strip()
     said = text("Backbone ", Mono(str(name)), f", {'seed' if len(run.seeds) == 1 else 'seeds'} {seeds}.")
-    warned = [text(str(run.facts["smoke"]).capitalize() + ".")] if "smoke" in run.facts else []
-    return [*warned, *([text(about)] if about else []), said]
+    return [*caution(run.facts), *([text(about)] if about else []), said]
+
+
+def caution(facts: Mapping[str, Any]) -> list[Block]:
+    """What a report says first of a run whose backbone and data are made up."""
+    return [text(f"{str(facts['smoke']).capitalize()}.")] if "smoke" in facts else []

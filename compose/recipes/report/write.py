@@ -12,7 +12,8 @@ from compose.recipes.report.markdown import to_markdown
 from compose.recipes.report.page import Block, Page, Sub
 from compose.recipes.report.runs import Run, read_complete, read_runs
 from compose.recipes.report.svg import alone
-from compose.recipes.report.sweep import read_sweep, sweep_page
+from compose.recipes.report.sweep import sweep_page
+from compose.recipes.report.trials import read_sweep
 
 Write = Callable[[str, str], None]
 """Writes a text under a name."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compose.backbones.resolve import TABLES
-from compose.errors import BackboneError, ComposeError, ConfigError, Problem
+from compose.errors import BackboneError, ConfigError, Problem
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compose.errors import ComposeError, RecipeError
 from compose.recipes.document import Document
+from compose.recipes.members import Member
 from compose.recipes.schema import Backbone, DataSource, Recipe, Sample, Stage
 from compose.recipes.smoke.backbone import made_backbone
-from compose.recipes.smoke.data import CAN_BE_MADE, Made, made_files, made_sources
+from compose.recipes.smoke.data import CAN_BE_MADE, made_files, made_sources
 
 NOTE = "a smoke run: backbone and data are made up, so that the scores mean nothing"
 """What console, `run.json` and reports say of one."""
@@ -72,6 +75,16 @@ class Smoke:
             "predict": predict,
         }
         return recipe.model_copy(update=changed)
+
+    def some(self, members: Sequence[Member]) -> list[Member]:
+        """So many members of a sweep that each value of each key is tried once, in their order."""
+        left = [{(key, json.dumps(value)) for key, value in member.values.items()} for member in members]
+        chosen: list[int] = []
+        while any(left):
+            best = max(range(len(left)), key=lambda place: len(left[place]))
+            chosen.append(best)
+            left = [values - left[best] for values in left]
+        return [members[place] for place in sorted(chosen)]
 
     def _backbone(self, recipe: Recipe, document: Document, folder: Path) -> Backbone:
         if recipe.backbone.name is None:  # it is made of a config already

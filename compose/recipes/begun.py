@@ -12,7 +12,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.io.fingerprint import Fingerprint
 from compose.recipes.console import Console
 from compose.recipes.experiment import Experiment
-from compose.recipes.folder import RunFolder, is_interrupted, settle
+from compose.recipes.folder import RunFolder, is_interrupted, reopen, settle
 from compose.recipes.job import Job
 from compose.recipes.manifest import read_manifest
 from compose.recipes.resolved import plain
@@ -55,17 +55,22 @@ def begin(folder: RunFolder, now: Begun) -> None:
 
 
 def is_done(job: Job, now: Begun, console: Console) -> bool:
-    """Whether a run that is to go on is complete, and the same; says so.
+    """Whether a run that is to go on is complete, and the same; says so. A sweep with failed members is opened again.
 
     Raises:
         FileError: it is complete, but another one.
     """
     settle(job.target)
-    if not job.resume or is_interrupted(job.target) or read_manifest(job.target) is None:
+    manifest = read_manifest(job.target)
+    if not job.resume or is_interrupted(job.target) or manifest is None:
         return False
     then = read_begun(job.target)
     if then is not None:
         check_same(then, now, job.target)
+    if failed := manifest.get("failed"):
+        console.say(f"{job.target}: {len(failed)} of {len(manifest['members'])} members failed, and run again")
+        reopen(job.target)
+        return False
     console.say(f"{job.target} is complete: there is nothing left to do")
     return True
 

@@ -129,6 +129,15 @@ def settle(target: Path) -> None:
         raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
 
 
+def reopen(target: Path) -> None:
+    """Marks a run that is complete as interrupted, so that it goes on."""
+    try:
+        os.replace(target, unfinished(target))  # until the mark is there, `settle` moves it back
+        write_whole(unfinished(target) / MARK, f"goes on at {_now()} and has not ended\n".encode())
+    except OSError as error:
+        raise FileError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
+
+
 def check_replaceable(target: Path, recipe: str, overwrite: bool) -> None:
     """Refuses a place for a run where something stands that a run may not replace.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from compose.recipes.runner import run
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.validate import read_recipe, validate
 from tests.recipes.made import write_experiment
-from tests.recipes.results import pretend
+from tests.recipes.results import finished, pretend
 from tests.recipes.small import SMALL, error_of, read
 
 
@@ -209,3 +210,28 @@ def test_choices_set_several_keys_together() -> None:
     plain = dict(document.data)
     plain.pop("sweep")
     assert found[3].document.data == {**plain, "seed": 2}
+
+
+def test_members_that_failed_are_run_again(tmp_path: Path) -> None:
+    job = sweep_job(tmp_path, (1, 3))
+    run_sweep(job, Console(quiet=True), pretend)
+    path = tmp_path / "out" / "1-learning_rate=1.0" / "metrics.json"
+    before = path.stat().st_mtime_ns
+    ran: list[float] = []
+
+    def mended(job: Job, console: Console) -> Path:
+        ran.append(job.recipe.train[0].rate)
+        return finished(job.target, (1,))
+
+    stream = io.StringIO()
+    done = run_sweep(replace(job, resume=True), Console(stream), mended)
+    manifest = read_manifest(done)
+    assert ran == [3.0] and manifest is not None and manifest["failed"] == []
+    assert "1 of 2 members failed, and run again" in stream.getvalue() and path.stat().st_mtime_ns == before
+    again = io.StringIO()
+    run_sweep(replace(job, resume=True), Console(again), mended)
+    assert ran == [3.0] and "nothing left to do" in again.getvalue()
+    other = replace(job, recipe=job.recipe.model_copy(update={"seed": 9}), resume=True)
+    with pytest.raises(FileError, match="seed was 1, and is 9"):
+        run_sweep(other, Console(quiet=True), mended)
+    assert read_manifest(done) == manifest

@@ -31,7 +31,7 @@ class Family:
 
     Args:
         sizes: of its configuration.
-        layers: what its configuration calls the number of its layers, which is kept.
+        layers: what its configuration calls the number of its layers.
         special: the special tokens in the order of their ids, and what they are for.
         single: what stands around a text, `$A`.
         pair: what stands around the texts of a pair.
@@ -97,11 +97,12 @@ ALSO = {"distilroberta": "roberta", "distilgpt2": "gpt2", "minilm": "bert"}
 """Names of backbones that do not say their architecture."""
 
 
-def made_backbone(name: str, folder: Path) -> Path:
-    """The folder of a tiny random backbone of the architecture of another one, with as many layers as far as is known.
+def made_backbone(name: str, layers: int, folder: Path) -> Path:
+    """The folder of a tiny random backbone of the architecture of another one.
 
     Args:
         name: the other one: a short name, a hub id, or a folder. Nothing is fetched.
+        layers: how many it has, if it is not known that the other one has fewer.
         folder: where the backbone's folder is to be.
 
     Raises:
@@ -113,11 +114,11 @@ def made_backbone(name: str, folder: Path) -> Path:
     if family is None:
         raise BackboneError(
             f"the backbone '{name}' is of the architecture '{architecture}', of which nothing tiny can be made",
-            hint=f"backbone.name: one of {', '.join(one for one in FAMILIES if one in TABLES)}",
+            hint=f"--set backbone=NAME, of the architectures {', '.join(one for one in FAMILIES if one in TABLES)}",
         )
     vocabulary = [*family.special, *WORDS]
-    layers = {key: getattr(known, key) for key in family.layers if getattr(known, key, None)}
-    sizes = {**family.sizes, **layers, "vocab_size": len(vocabulary)}
+    counts = {key: min(layers, getattr(known, key, None) or layers) for key in family.layers}
+    sizes = {**family.sizes, **counts, "vocab_size": len(vocabulary)}
     digest = hashlib.sha256(json.dumps([sizes, family.special, family.single, family.pair]).encode()).hexdigest()
     place = folder / f"{architecture}-{digest[:8]}"
     if not place.exists():
@@ -151,7 +152,7 @@ def architecture_of(name: str) -> str:
             Problem(
                 f"which architecture the backbone '{name}' has is not known here",
                 why="it is not in the cache of the hub, and its name says no architecture",
-                hint="--set backbone.name=NAME, a name or folder that says it, such as bert-base-uncased",
+                hint="--set backbone=NAME, a folder or a name that says it, such as bert-base-uncased",
             )
         )
     longest = max(found, key=len)

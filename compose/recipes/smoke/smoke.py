@@ -10,9 +10,10 @@ from pathlib import Path
 from compose.errors import ComposeError, RecipeError
 from compose.recipes.document import Document
 from compose.recipes.members import Member
-from compose.recipes.schema import Backbone, DataSource, Recipe, Sample, Stage
+from compose.recipes.schema import Backbone, DataSource, Recipe, Report, Sample, Stage
 from compose.recipes.smoke.backbone import made_backbone
 from compose.recipes.smoke.data import CAN_BE_MADE, made_files, made_sources
+from compose.recipes.smoke.layers import layers_asked
 
 NOTE = "a smoke run: backbone and data are made up, so that the scores mean nothing"
 """What console, `run.json` and reports say of one."""
@@ -59,8 +60,7 @@ class Smoke:
         places = {part: made.write(folder / "data") for part, made in files.items()}
         evaluate, predict, curve = recipe.evaluate, recipe.predict, recipe.evaluate.drop_curve
         if curve is not None:
-            ends = tuple(dict.fromkeys((curve.first[0], curve.first[-1])))
-            evaluate = evaluate.model_copy(update={"drop_curve": curve.model_copy(update={"first": ends})})
+            evaluate = evaluate.model_copy(update={"drop_curve": curve.model_copy(update={"first": curve.first[:2]})})
         if predict is not None and predict.compare is not None:
             compare = predict.compare.model_copy(update={"messages": predict.compare.messages[:1], "repeats": 1})
             predict = predict.model_copy(update={"compare": compare})
@@ -68,13 +68,14 @@ class Smoke:
             "name": name,
             "seed": recipe.seeds[0] if recipe.seeds else recipe.seed,
             "seeds": (),
-            "backbone": self._backbone(recipe, document, folder / "backbones"),
             "data": {**_few(recipe), **made_sources(makeable, Path(document.source).parent, places)},
             "train": tuple(map(_short, recipe.train)),
             "evaluate": evaluate,
             "predict": predict,
+            "report": Report(plots=False),
         }
-        return recipe.model_copy(update=changed)
+        recipe = recipe.model_copy(update=changed)
+        return recipe.model_copy(update={"backbone": _backbone(recipe, document, folder / "backbones")})
 
     def some(self, members: Sequence[Member]) -> list[Member]:
         """So many members of a sweep that each value of each key is tried once, in their order."""
@@ -86,17 +87,16 @@ class Smoke:
             left = [values - left[best] for values in left]
         return [members[place] for place in sorted(chosen)]
 
-    def _backbone(self, recipe: Recipe, document: Document, folder: Path) -> Backbone:
-        if recipe.backbone.name is None:  # it is made of a config already
-            return recipe.backbone
-        try:
-            made = made_backbone(recipe.backbone.name, folder)
-        except ComposeError as error:
-            place = document.place(("backbone", "name"))
-            raise RecipeError(
-                [place.problem(each.what, why=each.why, hint=each.hint) for each in error.problems]
-            ) from None
-        return recipe.backbone.model_copy(update={"name": str(made)})
+
+def _backbone(recipe: Recipe, document: Document, folder: Path) -> Backbone:
+    if recipe.backbone.name is None:  # it is made of a config already
+        return recipe.backbone
+    try:
+        made = made_backbone(recipe.backbone.name, layers_asked(recipe), folder)
+    except ComposeError as error:
+        place = document.place(("backbone", "name"))
+        raise RecipeError([place.problem(each.what, why=each.why, hint=each.hint) for each in error.problems]) from None
+    return recipe.backbone.model_copy(update={"name": str(made)})
 
 
 def _few(recipe: Recipe) -> dict[str, DataSource]:

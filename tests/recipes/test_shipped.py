@@ -42,7 +42,7 @@ def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped, tmp_path:
     assert command[:3] == ["compose", "run", recipe.name] and lines[1] == "#"
     assert all(line.startswith("# ") for line in lines[2:])
     said = {line[2:].partition(":")[0]: line.partition(":")[2].strip() for line in lines[2:] if line[2].isupper()}
-    assert list(said)[0] == "Shows" and list(said)[-1] == "Takes" and {"Source", "Data"} & set(said)
+    assert next(iter(said)) == "Shows" and list(said)[-1] == "Takes" and {"Source", "Data"} & set(said)
     assert all(len(text) > 15 for text in said.values())
     local = recipe.name.startswith(LOCAL)
     assert local == ("data_folder=FOLDER" in command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ from compose.train.metrics import ERRORS, METRICS, Kind
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
+
+CURVES: tuple[tuple[str, Callable[[Expression], Sequence[object]], str], ...] = (
+    ("drop_curve", leaves, "adapter to drop"),
+    ("fusion_curve", fuses, "Fuse to prune"),
+)
+"""The curves that `evaluate` may ask for, and what their expressions must have."""
 
 
 def check(recipe: Recipe, document: Document) -> list[Problem]:
@@ -242,16 +248,18 @@ class _Checker:
                 tasks = [task for task in tasks_of(expression) if task]
                 every += tasks
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        curve = evaluate.drop_curve
-        if curve is not None:
-            path = ("evaluate", "drop_curve", "expression")
+        for key, changed, what in CURVES:
+            curve = getattr(evaluate, key)
+            if curve is None:
+                continue
+            path = ("evaluate", key, "expression")
             expression, problems = self.expressions.read(path, curve.expression)
             yield from problems
             if not problems:
                 tasks = [task for task in tasks_of(expression) if task]
                 every += tasks
-                if not leaves(expression):
-                    yield self._at(path, "the expression has no adapter to drop")
+                if not changed(expression):
+                    yield self._at(path, f"the expression has no {what}")
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
         for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
             for task in named:

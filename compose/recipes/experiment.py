@@ -16,7 +16,7 @@ from compose.errors import BackboneError, ComposeError, ConfigError, Problem, Re
 from compose.recipes.checks import fusion_block
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.expressions import tasks_of
-from compose.recipes.schema import Recipe, Stage
+from compose.recipes.schema import DropCurve, FusionCurve, Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
 from compose.runtime.model import Model
@@ -154,14 +154,20 @@ def load_backbone(recipe: Recipe) -> Model:
     return model
 
 
+def curves(recipe: Recipe) -> Iterator[tuple[str, DropCurve | FusionCurve]]:
+    """The curves that a recipe asks for, by their keys."""
+    found = {"drop_curve": recipe.evaluate.drop_curve, "fusion_curve": recipe.evaluate.fusion_curve}
+    return ((key, curve) for key, curve in found.items() if curve is not None)
+
+
 def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Every expression of a recipe that is run, with its place."""
     for index, stage in enumerate(recipe.train):
         yield ("train", index, "expression"), stage.expression
     for name, text in recipe.evaluate.expressions.items():
         yield ("evaluate", "expressions", name), text
-    if recipe.evaluate.drop_curve is not None:
-        yield ("evaluate", "drop_curve", "expression"), recipe.evaluate.drop_curve.expression
+    for key, curve in curves(recipe):
+        yield ("evaluate", key, "expression"), curve.expression
     if recipe.predict is not None:
         yield ("predict", "expression"), recipe.predict.expression
 
@@ -181,8 +187,7 @@ def _needed(recipe: Recipe) -> set[str]:
     found = set()
     for stage in recipe.train:
         found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
-    curve = recipe.evaluate.drop_curve
-    evaluated = [*recipe.evaluate.expressions.values(), *([curve.expression] if curve else [])]
+    evaluated = [*recipe.evaluate.expressions.values(), *(curve.expression for _, curve in curves(recipe))]
     for text in evaluated:
         found |= {recipe.evaluate.data.get(task, task) for task in task_names(text)}
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compose.dsl import Drop, Fuse, fuses, own_name, to_text
-from compose.recipes.experiment import Experiment, single_plans, task_names
+from compose.recipes.experiment import Experiment, curves, single_plans, task_names
 from compose.recipes.schema import Compare, DropCurve
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.shares import child_names, fusion_shares
@@ -44,7 +44,7 @@ def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
 def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
     """How many texts of the test part are longer than the backbone takes, of how many, by task."""
     wanted = experiment.recipe.evaluate
-    curve = [wanted.drop_curve.expression] if wanted.drop_curve else []
+    curve = [each.expression for _, each in curves(experiment.recipe)]
     tasks = dict.fromkeys(task for text in (*wanted.expressions.values(), *curve) for task in task_names(text))
     sources = {task: wanted.data.get(task, task) for task in tasks}
     inputs = {name: [example.input for example in experiment.data[name].test] for name in sources.values()}
@@ -89,7 +89,7 @@ def drop_curve(
     examples = experiment.test_examples(task_names(curve.expression))
     plans = {first: experiment.model.plan(Drop(base.expression, first=first)) for first in curve.first}
     inputs = [example.input for example in next(iter(examples.values()))]
-    batch, tokens = _batch(experiment, inputs, SPEED_ROWS)
+    batch, tokens = batch_of_inputs(experiment, inputs, SPEED_ROWS)
     seconds = timed([partial(plan, **batch) for plan in plans.values()], SPEED_REPEATS)
     named = wanted.expressions
     full = next((known[name] for name, text in named.items() if text == curve.expression and name in known), None)
@@ -147,7 +147,7 @@ def compare_passes(
     found = []
     for count in compare.messages:
         inputs = [texts[index % len(texts)] for index in range(count)]
-        batch, tokens = _batch(experiment, inputs, None)
+        batch, tokens = batch_of_inputs(experiment, inputs, None)
 
         def separate(batch: dict[str, Any] = batch) -> dict[str, Any]:
             return {task: single(**batch)[task].logits for task, single in singles.items()}
@@ -191,7 +191,7 @@ def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
-def _batch(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
+def batch_of_inputs(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
     """Inputs as a batch, repeated to some number of rows, and how many tokens wide it is."""
     items = encode_inputs(experiment.model, inputs)
     features = [item.rows[0].features for item in items]

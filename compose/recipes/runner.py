@@ -15,6 +15,7 @@ from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable, settle
 from compose.recipes.following import follow
+from compose.recipes.fusion_curve import fusion_curve
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.memory import forget_peak, peak_memory
@@ -26,7 +27,7 @@ from compose.recipes.seeds import run_seeds
 from compose.recipes.smoke import NOTE, Smoke
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
-from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
+from compose.recipes.tables import answer_lines, compare_table, curve_table, cut_line, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
 from compose.train.processes import is_first
@@ -53,6 +54,7 @@ class Results:
     parts: list[dict[str, Any]] = field(default_factory=list)
     systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
+    fusion_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -180,11 +182,13 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     if wanted.drop_curve is not None:
         console.heading("adapters dropped from the first layers")
         results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve, results.scores)
-        console.say(
-            drop_table(
-                results.drop_curve, results.main or measure.main_metrics(experiment, results.drop_curve[0]["scores"])
-            )
-        )
+        main = measure.main_metrics(experiment, results.drop_curve[0]["scores"])
+        console.say(curve_table(results.drop_curve, main, "first", "first layers dropped"))
+    if wanted.fusion_curve is not None:
+        console.heading("fusions that keep so many of their children")
+        results.fusion_curve = fusion_curve(experiment, wanted.fusion_curve)
+        main = measure.main_metrics(experiment, results.fusion_curve[0]["scores"])
+        console.say(curve_table(results.fusion_curve, main, "keep", "children kept"))
     if wanted.fusion_attention:
         results.fusion_attention = measure.fusion_attention(experiment)
         for name, found in results.fusion_attention.items():

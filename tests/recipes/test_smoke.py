@@ -31,7 +31,14 @@ name: hub
 seeds: [4, 5]
 backbone: distilbert/distilbert-base-uncased
 data:
-  mood: {kind: hub, name: owner/moods, train: a, validation: b, test: c, label: mood, label_map: {0: bad, 1: good, "-1": null}}
+  mood:
+    kind: hub
+    name: owner/moods
+    train: a
+    validation: b
+    test: c
+    label: mood
+    label_map: {0: bad, 1: good, "-1": null}
 adapters:
   mood: {method: compacter, leave_out: [4]}
 heads:

@@ -23,7 +23,8 @@ def sweep_page(sweep: Sweep, plots: bool = True) -> Page:
     sections = (
         _results(sweep, plots),
         *([_grid(sweep, system) for system in sweep.systems()]),
-        findings.drop(runs, plots),
+        findings.curve(runs, plots, findings.DROP),
+        findings.curve(runs, plots, findings.FUSION),
         findings.fusions(runs, plots, False),
         _failed(sweep),
         _again(sweep),

@@ -19,7 +19,7 @@ from compose.recipes.schema.data import (
     Source,
     Table,
 )
-from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
+from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, FusionCurve, MetricName
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
@@ -39,6 +39,7 @@ __all__ = [
     "Evaluate",
     "Files",
     "Fusion",
+    "FusionCurve",
     "Head",
     "Hub",
     "Jsonl",

@@ -63,8 +63,12 @@ def _csv(rows: Rows, source: Csv, tabs: bool) -> bytes:
     header = source.header or tuple(dict.fromkeys(column for row in rows for column in row))
     delimiter = source.delimiter or ("\t" if tabs else ",")
     text = io.StringIO()
-    quoting = csv.QUOTE_MINIMAL if source.quotes else csv.QUOTE_NONE
-    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n")
+    writer = csv.writer(
+        text,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if source.quotes else csv.QUOTE_NONE,
+        lineterminator="\n",
+    )
     if source.header is None:
         writer.writerow(header)
     for row in rows:

@@ -10,7 +10,7 @@ from pathlib import Path
 from compose.errors import ComposeError, RecipeError
 from compose.recipes.document import Document
 from compose.recipes.members import Member
-from compose.recipes.schema import Backbone, DataSource, Recipe, Report, Sample, Stage
+from compose.recipes.schema import Backbone, DataSource, Evaluate, Predict, Recipe, Report, Sample, Stage
 from compose.recipes.smoke.backbone import made_backbone
 from compose.recipes.smoke.data import CAN_BE_MADE, made_files, made_sources
 from compose.recipes.smoke.layers import layers_asked
@@ -58,20 +58,14 @@ class Smoke:
         makeable = {name: source for name, source in recipe.data.items() if isinstance(source, CAN_BE_MADE)}
         files = made_files(recipe, Path(document.source).parent, makeable)
         places = {part: made.write(folder / "data") for part, made in files.items()}
-        evaluate, predict, curve = recipe.evaluate, recipe.predict, recipe.evaluate.drop_curve
-        if curve is not None:
-            evaluate = evaluate.model_copy(update={"drop_curve": curve.model_copy(update={"first": curve.first[:2]})})
-        if predict is not None and predict.compare is not None:
-            compare = predict.compare.model_copy(update={"messages": predict.compare.messages[:1], "repeats": 1})
-            predict = predict.model_copy(update={"compare": compare})
         changed = {
             "name": name,
             "seed": recipe.seeds[0] if recipe.seeds else recipe.seed,
             "seeds": (),
             "data": {**_few(recipe), **made_sources(makeable, Path(document.source).parent, places)},
             "train": tuple(map(_short, recipe.train)),
-            "evaluate": evaluate,
-            "predict": predict,
+            "evaluate": _once(recipe.evaluate),
+            "predict": _quick(recipe.predict),
             "report": Report(plots=False),
         }
         recipe = recipe.model_copy(update=changed)
@@ -101,6 +95,24 @@ def _backbone(recipe: Recipe, document: Document, folder: Path) -> Backbone:
 
 def _few(recipe: Recipe) -> dict[str, DataSource]:
     return {name: source.model_copy(update={"sample": FEW}) for name, source in recipe.data.items()}
+
+
+def _once(evaluate: Evaluate) -> Evaluate:
+    """The same with two points of each curve."""
+    drop, fusion = evaluate.drop_curve, evaluate.fusion_curve
+    if drop is not None:
+        drop = drop.model_copy(update={"first": drop.first[:2]})
+    if fusion is not None:
+        fusion = fusion.model_copy(update={"keep": tuple(dict.fromkeys((fusion.keep[0], fusion.keep[-1])))})
+    return evaluate.model_copy(update={"drop_curve": drop, "fusion_curve": fusion})
+
+
+def _quick(predict: Predict | None) -> Predict | None:
+    """The same with one comparison, made once."""
+    if predict is None or predict.compare is None:
+        return predict
+    compare = predict.compare.model_copy(update={"messages": predict.compare.messages[:1], "repeats": 1})
+    return predict.model_copy(update={"compare": compare})
 
 
 def _short(stage: Stage) -> Stage:

@@ -27,6 +27,7 @@ _MODEL = (*_COMPILER, "explain", "methods", "heads", "backbones", "io", "runtime
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "specs": ("errors",),
+    "dropout": (),
     "dsl": ("errors", "specs"),
     "graph": _LANGUAGE,
     "passes": (*_LANGUAGE, "graph"),
@@ -34,8 +35,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "schedule": (*_LANGUAGE, "graph", "passes", "plan"),
     "compile": (*_LANGUAGE, "graph", "passes", "plan", "schedule"),
     "explain": _COMPILER,
-    "methods": ("errors", "specs"),
-    "heads": ("errors", "specs"),
+    "methods": ("errors", "specs", "dropout"),
+    "heads": ("errors", "specs", "dropout"),
     "backbones": ("errors", "specs"),
     "io": (*_LANGUAGE, "methods", "heads"),
     "runtime": (*_COMPILER, "explain", "methods", "heads", "backbones", "io"),
@@ -51,6 +52,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 # Paths under compose/ that may import what computes, less the halves of methods and heads that plan.
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "accelerate", "datasets", "sklearn", "matplotlib"}
 HEAVY_PATHS = (
+    "dropout.py",
     "methods/*",
     "heads/*",
     "backbones/load.py",
@@ -66,12 +68,20 @@ HEAVY_PATHS = (
 LIGHT_PATHS = (
     "methods/__init__.py",
     "methods/config.py",
+    "methods/fusions.py",
     "methods/presets.py",
     "methods/registry.py",
     "methods/*/__init__.py",
     "methods/*/spec.py",
     "heads/__init__.py",
     "heads/spec.py",
+    "io/__init__.py",
+    "io/detect.py",
+    "io/jsonfile.py",
+    "io/manifests.py",
+    "io/raw.py",
+    "io/records.py",
+    "io/view.py",
 )
 # Other packages of others, and the layers that may import them.
 ONLY_IN = {

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compose.dropout import Dropout
 from compose.errors import InputError
 from compose.heads.head import Head, HeadInput, Host, activation, linear
 from compose.heads.labels import (
@@ -34,7 +35,7 @@ class ClassificationHead(Head):
     def __init__(self, name: str, config: ClassificationConfig, host: Host) -> None:
         super().__init__(name, config)
         width, count = host.spec.hidden_size, len(config.labels)
-        self.dropout = nn.Dropout(host.dropout if config.dropout is None else config.dropout)
+        self.dropout = Dropout(host.dropout if config.dropout is None else config.dropout)
         self.dense = nn.ModuleList(linear(width, width, True, host.deviation) for _ in range(config.layers - 1))
         self.activation = activation(config.activation)
         self.out = linear(width, count, config.bias, host.deviation)

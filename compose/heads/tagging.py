@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from compose.dropout import Dropout
 from compose.heads.head import Head, HeadInput, Host, activation, linear
 from compose.heads.labels import check_shape, class_ids, cross_entropy
 from compose.heads.spans import Source, Window, entities
@@ -24,7 +25,7 @@ class TaggingHead(Head):
     def __init__(self, name: str, config: TaggingConfig, host: Host) -> None:
         super().__init__(name, config)
         width = host.spec.hidden_size
-        self.dropout = nn.Dropout(host.dropout if config.dropout is None else config.dropout)
+        self.dropout = Dropout(host.dropout if config.dropout is None else config.dropout)
         self.dense = nn.ModuleList(linear(width, width, True, host.deviation) for _ in range(config.layers - 1))
         self.activation = activation(config.activation)
         self.out = linear(width, len(config.labels), True, host.deviation)

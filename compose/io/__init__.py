@@ -1,52 +1,65 @@
-"""Files: the native format, AdapterHub's and PEFT's folders, and the fingerprint that tells backbones apart."""
+"""Files: the native format, AdapterHub's and PEFT's folders, and the fingerprint that tells backbones apart.
+
+What reads and writes weights is imported when it is first used, so that manifests can be looked at without torch.
+`__init__.pyi` says the same to type checkers.
+"""
 
 from __future__ import annotations
 
-from compose.io.adapterhub import read_setup
-from compose.io.composition import load_composition, save_composition
-from compose.io.detect import Contents, detect
-from compose.io.fingerprint import Fingerprint
-from compose.io.load import check_backbone, read_adapter, read_composition, read_fusion, read_head
-from compose.io.modules import BackboneModules
-from compose.io.native import (
-    load_adapter,
-    load_fusion,
-    load_head,
-    save_adapter,
-    save_fusion,
-    save_head,
-)
-from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord, fusion_sites
-from compose.io.save import write_adapter, write_composition, write_fusion, write_head
-from compose.io.store import leftovers
+from importlib import import_module
 
-__all__ = [
-    "AdapterRecord",
-    "BackboneModules",
-    "CompositionRecord",
-    "Contents",
-    "Fingerprint",
-    "FusionRecord",
-    "HeadRecord",
-    "check_backbone",
-    "detect",
-    "fusion_sites",
-    "leftovers",
-    "load_adapter",
-    "load_composition",
-    "load_fusion",
-    "load_head",
-    "read_adapter",
-    "read_composition",
-    "read_fusion",
-    "read_head",
-    "read_setup",
-    "save_adapter",
-    "save_composition",
-    "save_fusion",
-    "save_head",
-    "write_adapter",
-    "write_composition",
-    "write_fusion",
-    "write_head",
-]
+from compose.io.detect import Contents, detect
+
+_PUBLIC = {
+    "compose.io.adapterhub": ("read_setup",),
+    "compose.io.composition": (
+        "load_composition",
+        "save_composition",
+    ),
+    "compose.io.fingerprint": ("Fingerprint",),
+    "compose.io.load": (
+        "check_backbone",
+        "read_adapter",
+        "read_composition",
+        "read_fusion",
+        "read_head",
+    ),
+    "compose.io.modules": ("BackboneModules",),
+    "compose.io.native": (
+        "load_adapter",
+        "load_fusion",
+        "load_head",
+        "save_adapter",
+        "save_fusion",
+        "save_head",
+    ),
+    "compose.io.records": (
+        "AdapterRecord",
+        "CompositionRecord",
+        "FusionRecord",
+        "HeadRecord",
+        "fusion_sites",
+    ),
+    "compose.io.save": (
+        "write_adapter",
+        "write_composition",
+        "write_fusion",
+        "write_head",
+    ),
+    "compose.io.store": ("leftovers",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["Contents", "detect", *_HOME]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'compose.io' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

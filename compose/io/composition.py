@@ -11,11 +11,10 @@ from typing import Any
 from compose.dsl import from_json, to_json, to_text
 from compose.errors import ComposeError, FileError, Problem
 from compose.io.jsonfile import dump_json
+from compose.io.manifests import VERSION, check_manifest
 from compose.io.native import (
-    VERSION,
     Files,
     adapter_files,
-    check_manifest,
     fusion_files,
     head_files,
     load_adapter,
@@ -23,7 +22,8 @@ from compose.io.native import (
     load_head,
 )
 from compose.io.records import CompositionRecord, as_file_error, check_record_name
-from compose.io.store import FOLDERS, View, commit, is_folder_name
+from compose.io.store import commit, is_folder_name
+from compose.io.view import FOLDERS, View
 
 MANIFEST = "composition.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from compose.errors import FileError
-from compose.io.store import View
+from compose.io.view import View
 
 Kind = Literal["adapter", "fusion", "head", "composition"]
 Format = Literal["native", "adapterhub", "peft"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compose.errors import FileError
 from compose.io.detect import Format, Kind, detect
-from compose.io.store import NEW
+from compose.io.view import NEW
 
 Files = list[tuple[str, bytes]]
 """Names, relative and with `/`, and bytes."""

@@ -9,26 +9,21 @@ from typing import Any
 
 from torch import Tensor
 
-from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import CustomConfig, HeadConfig, make_head_config
+from compose.errors import FileError, Problem
 from compose.io.fingerprint import Fingerprint
-from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, as_file_error, check_record_name
+from compose.io.manifests import (
+    VERSION,
+    check_keys,
+    check_manifest,
+    fusion_config,
+    head_config,
+    method_config,
+    object_in,
+)
+from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name
 from compose.io.sparse import packed, unpacked
-from compose.io.store import View, commit, pair_files, read_pair
-from compose.methods.config import Config
-from compose.methods.fusions import fusion_config_from_dict
-from compose.methods.registry import config_from_dict
-
-VERSION = 1
-"""Version of the format. A change that older readers would misread raises it."""
-
-_COMMON = ("name", "kind", "version", "fingerprint", "meta", "sha256")
-KEYS = {
-    "adapter": (*_COMMON, "method", "config", "expression", "head", "sparse"),
-    "fusion": (*_COMMON, "method", "config", "children"),
-    "head": (*_COMMON, "config"),
-}
-"""The keys that manifests have."""
+from compose.io.store import commit, pair_files, read_pair
+from compose.io.view import View
 
 Files = list[tuple[str, bytes]]
 
@@ -113,7 +108,7 @@ def load_adapter(folder: str | Path, name: str | None = None, with_head: bool = 
     manifest, tensors, where = _read(folder, f"{inner}adapter", "adapter")
     tensors, masks = unpacked(tensors, manifest.get("sparse"), where)
     _check_tensor_names(tensors, where)
-    config = _method_config(manifest, where)
+    config = method_config(manifest, where)
     own_name = check_record_name(manifest.get("name"), "adapter", where)
     wanted = own_name if name is None else check_record_name(name, "adapter", where)
     named = manifest.get("head")
@@ -139,13 +134,7 @@ def load_fusion(folder: str | Path, name: str | None = None, inner: str = "") ->
     children = manifest.get("children")
     if not isinstance(children, list) or not all(isinstance(child, str) for child in children):
         raise FileError("'children' is not a list of names", where=where)
-    try:
-        # Files from before there were other kinds do not name theirs.
-        config = fusion_config_from_dict(
-            str(manifest.get("method", "adapter_fusion")), _object(manifest, "config", where)
-        )
-    except ComposeError as error:
-        raise _in_file(error, where) from error
+    config = fusion_config(manifest, where)
     wanted = check_record_name(manifest.get("name") if name is None else name, "fusion", where)
     return FusionRecord(wanted, config, tuple(children), tensors, _fingerprint(manifest, where), _meta(manifest, where))
 
@@ -153,24 +142,9 @@ def load_fusion(folder: str | Path, name: str | None = None, inner: str = "") ->
 def load_head(folder: str | Path, name: str | None = None, inner: str = "") -> HeadRecord:
     """A head as it was saved; see `load_adapter`."""
     manifest, tensors, where = _read(folder, f"{inner}head", "head")
-    config = _head_config(_object(manifest, "config", where), where)
+    config = head_config(manifest, where)
     wanted = check_record_name(manifest.get("name") if name is None else name, "head", where)
     return HeadRecord(wanted, config, tensors, _fingerprint(manifest, where), _meta(manifest, where))
-
-
-def check_manifest(manifest: Mapping[str, Any], kind: str, where: str) -> None:
-    """Refuse a manifest of something else, or of a newer format."""
-    if manifest.get("kind") != kind:
-        raise FileError(f"'kind' is {manifest.get('kind')!r}, not '{kind}'", where=where)
-    version = manifest.get("version")
-    if type(version) is not int or version < 1:
-        raise FileError(f"'version' is {version!r}, not a number", where=where)
-    if version > VERSION:
-        raise FileError(
-            f"written in version {version} of the format, this program reads up to {VERSION}",
-            where=where,
-            hint="a newer version of compose-adapters",
-        )
 
 
 def _check_tensor_names(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -199,13 +173,7 @@ def _read(folder: str | Path, stem: str, kind: str) -> tuple[dict[str, Any], dic
     manifest, tensors = read_pair(folder, stem)
     where = str(Path(folder) / f"{stem}.json")
     check_manifest(manifest, kind, where)
-    problems = [
-        Problem(f"there is no key '{key[:80]}' in a manifest of this version", where=where, got=key, legal=KEYS[kind])
-        for key in manifest
-        if key not in KEYS[kind]
-    ]
-    if problems:
-        raise FileError(problems)
+    check_keys(manifest, kind, where)
     return manifest, tensors, where
 
 
@@ -218,43 +186,10 @@ def _heads_of(folder: Path) -> tuple[str, ...]:
     return ("head.safetensors", "head.json") if has_head else ()
 
 
-def _method_config(manifest: Mapping[str, Any], where: str) -> Config:
-    method = manifest.get("method")
-    if not isinstance(method, str):
-        raise FileError(f"'method' is {method!r}, not a name", where=where)
-    try:
-        return config_from_dict(method, _object(manifest, "config", where))
-    except ComposeError as error:
-        raise _in_file(error, where) from error
-
-
-def _head_config(options: dict[str, Any], where: str) -> HeadConfig:
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str):
-        raise FileError(f"'kind' of the head is {kind!r}, not a name", where=where)
-    if kind == CustomConfig.kind:
-        return CustomConfig(str(options.get("module", "")))
-    try:
-        return make_head_config(kind, **options)
-    except ComposeError as error:
-        raise _in_file(error, where) from error
-
-
-def _object(manifest: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    value = manifest.get(key)
-    if not isinstance(value, dict):
-        raise FileError(f"'{key}' is not an object", where=where)
-    return dict(value)
-
-
 def _meta(manifest: Mapping[str, Any], where: str) -> dict[str, Any]:
-    return _object({"meta": {}, **manifest}, "meta", where)
+    return object_in({"meta": {}, **manifest}, "meta", where)
 
 
 def _fingerprint(manifest: Mapping[str, Any], where: str) -> Fingerprint | None:
     content = manifest.get("fingerprint")
     return None if content is None else Fingerprint.from_json(content, where)
-
-
-def _in_file(error: ComposeError, where: str) -> FileError:
-    return error if isinstance(error, FileError) else as_file_error(error, where)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from compose.dsl import Expression, name_problem
 from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import HeadConfig
-from compose.io.fingerprint import Fingerprint
 from compose.methods.config import Config
 from compose.methods.fusion.spec import FusionOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compose.io.fingerprint import Fingerprint
 
 
 @dataclass

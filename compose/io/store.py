@@ -22,16 +22,16 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from mmap import mmap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from compose.errors import FileError
-from compose.io.jsonfile import MAX_JSON_BYTES, dump_json, parse_object
-from compose.io.weights import MAX_FILE_BYTES, dump_weights, load_weights, map_bytes, read_bytes
+from compose.io.jsonfile import dump_json
+from compose.io.view import FOLDER, FOLDERS, JOURNAL, MEMBER, NEW, View, check_member, journal
+from compose.io.weights import dump_weights, load_weights
 from compose.io.whole import sync_folder
 
 try:
@@ -39,68 +39,7 @@ try:
 except ImportError:  # Windows has no lock on folders: there, two writers of one folder are the user's care
     fcntl = None  # type: ignore[assignment]
 
-Data = TypeVar("Data")
-
-JOURNAL = ".commit.json"
-FOLDERS = ("adapters", "fusions", "heads")
-NEW = ".new"
-
-_FOLDER = r"[A-Za-z0-9_+~-][A-Za-z0-9_+~.-]{0,119}"
-_FILE = r"(?:adapter|fusion|head|composition)\.(?:safetensors|json)"
-_MEMBER = re.compile(rf"(?:(?:{'|'.join(FOLDERS)})/{_FOLDER}/)?{_FILE}")
 _log = logging.getLogger(__name__)
-
-
-class View:
-    """What a folder holds, a commit that was cut short included.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        FileError: no such folder, or a damaged `.commit.json`.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            if not self.path.is_dir():
-                raise FileError("no such folder", where=str(path))
-        except (OSError, ValueError) as error:  # names with NUL or of 10,000 characters
-            raise FileError(f"not a folder: {error}", where=str(path)[:200]) from error
-        self.pending, self.removed = _journal(self.path)
-
-    def file(self, name: str) -> Path:
-        """Where the current version of the file `name` is."""
-        new = self.path / (name + NEW)
-        return new if name in self.pending and new.exists() else self.path / name
-
-    def has(self, name: str) -> bool:
-        """Whether the current version has a file `name`."""
-        return name not in self.removed and self.file(name).is_file()
-
-    def read(self, name: str, limit: int = MAX_FILE_BYTES) -> bytes:
-        """The bytes of the file `name`."""
-        return self._current(name, lambda path: read_bytes(path, limit))
-
-    def map(self, name: str) -> mmap | bytes:
-        """The same, mapped into memory."""
-        return self._current(name, map_bytes)
-
-    def _current(self, name: str, take: Callable[[Path], Data]) -> Data:
-        if name in self.removed:
-            raise FileError("no such file", where=str(self.path / name))
-        try:
-            return take(self.file(name))
-        except FileError:
-            # Another process may have renamed NAME.new between the look and the reading.
-            if name in self.pending and (self.path / name).is_file():
-                return take(self.path / name)
-            raise
-
-    def manifest(self, name: str) -> dict[str, Any]:
-        """The JSON object in the file `name`."""
-        return parse_object(self.read(name, MAX_JSON_BYTES), self.path / name)
 
 
 def pair_files(stem: str, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> list[tuple[str, bytes]]:
@@ -171,14 +110,14 @@ def commit(folder: str | Path, files: Iterable[tuple[str, bytes]], removed: Iter
             try:
                 names = []
                 for name, data in files:
-                    _check_member(name, folder)
+                    check_member(name, folder)
                     written.append(folder / (name + NEW))
                     written[-1].parent.mkdir(parents=True, exist_ok=True)
                     _write(written[-1], data)
                     names.append(name)
                 gone = sorted({name for name in removed if name not in names and (folder / name).exists()})
                 for name in gone:
-                    _check_member(name, folder)
+                    check_member(name, folder)
                 _sync_folders(folder, names)
                 written.append(folder / (JOURNAL + NEW))
                 _write(written[-1], dump_json({"files": names, "removed": gone}))
@@ -202,7 +141,7 @@ def recover(folder: Path) -> tuple[str, ...]:
     """
     found = leftovers(folder)
     if (folder / JOURNAL).exists():
-        _finish(folder, *_journal(folder))
+        _finish(folder, *journal(folder))
     for name in found:
         (folder / name).unlink(missing_ok=True)
     if found:
@@ -220,13 +159,13 @@ def leftovers(folder: str | Path) -> tuple[str, ...]:
     return tuple(
         name
         for name in dict.fromkeys(names)
-        if (name.startswith(JOURNAL) or _MEMBER.fullmatch(name.removesuffix(NEW))) and (folder / name).is_file()
+        if (name.startswith(JOURNAL) or MEMBER.fullmatch(name.removesuffix(NEW))) and (folder / name).is_file()
     )
 
 
 def is_folder_name(name: object) -> bool:
     """Whether a manifest may name this as a folder inside its own."""
-    return isinstance(name, str) and re.fullmatch(_FOLDER, name) is not None
+    return isinstance(name, str) and re.fullmatch(FOLDER, name) is not None
 
 
 def _finish(folder: Path, names: Iterable[str], removed: Iterable[str]) -> None:
@@ -243,30 +182,6 @@ def _finish(folder: Path, names: Iterable[str], removed: Iterable[str]) -> None:
     _sync_folders(folder, names)
     (folder / JOURNAL).unlink(missing_ok=True)
     sync_folder(folder)
-
-
-def _journal(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that a commit in progress writes and removes."""
-    path = folder / JOURNAL
-    try:
-        data = read_bytes(path, MAX_JSON_BYTES) if path.exists() else b""
-    except FileError:
-        data = b"" if not path.exists() else read_bytes(path, MAX_JSON_BYTES)  # finished meanwhile
-    if not data:
-        return (), ()
-    content = parse_object(data, path)
-    lists = [content.get("files"), content.get("removed")]
-    for names in lists:
-        if not isinstance(names, list):
-            raise FileError("not a list of the files of a save", where=str(path))
-        for name in names:
-            _check_member(name, folder)
-    return tuple(lists[0]), tuple(lists[1])  # type: ignore[arg-type]
-
-
-def _check_member(name: object, folder: Path) -> None:
-    if not isinstance(name, str) or not _MEMBER.fullmatch(name):
-        raise FileError(f"'{str(name)[:200]}' is not the name of a file of ours", where=str(folder))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a run began with: its recipe, its data and its backbone, so that only the same run goes on."""
+"""What a run began with: its recipe, its data, its backbone and what it loads, so that only the same run goes on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from compose.recipes.console import Console
 from compose.recipes.experiment import Experiment
 from compose.recipes.folder import RunFolder, is_interrupted, reopen, settle
 from compose.recipes.job import Job
+from compose.recipes.loading import loaded_weights
 from compose.recipes.manifest import read_manifest
 from compose.recipes.resolved import plain
 from compose.recipes.schema import Recipe
@@ -23,7 +24,8 @@ from compose.train.data import Dataset
 BEGUN = "begun.json"
 
 Begun = Mapping[str, Any]
-"""The recipe with every default written out, and fingerprints: sha256 of each data source, that of the backbone."""
+"""The recipe with every default written out, and fingerprints: sha256 of each data source, that of the backbone,
+config and sha256 of what it loads."""
 
 
 def begun_recipe(recipe: Recipe) -> Begun:
@@ -37,6 +39,7 @@ def begun_with(experiment: Experiment, resolved: Recipe) -> Begun:
         "recipe": plain(resolved),
         "data": {name: data_digest(source) for name, source in sorted(experiment.data.items())},
         "backbone": fingerprint(experiment.model).to_json(),
+        "loaded": loaded_weights(experiment.model, experiment.recipe),
     }
     return dict(json.loads(json.dumps(found)))
 
@@ -116,6 +119,9 @@ def _differences(then: Begun, now: Begun) -> Iterator[str]:
     for name, digest in now.get("data", {}).items():
         if then.get("data", {}).get(name) != digest:
             yield f"the data of the source '{name}' are not what they were"
+    for name, weights in now.get("loaded", {}).items():
+        if then.get("loaded", {}).get(name) != weights:
+            yield f"what {name} loads is not what it was"
     if "backbone" in now:
         yield from _other_backbone(then.get("backbone"), now["backbone"])
 

@@ -23,6 +23,7 @@ from compose.methods.registry import make_config
 from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.expressions import Expressions, tasks_of
+from compose.recipes.saved import load_problems, stated
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
 from compose.train.metrics import ERRORS, METRICS, Kind
@@ -39,11 +40,13 @@ CURVES: tuple[tuple[str, Callable[[Expression], Sequence[object]], str], ...] = 
 
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
-    return list(_Checker(recipe, document).problems())
+    return [*load_problems(recipe, document), *_Checker(stated(recipe), document).problems()]
 
 
 def answers_of(head: Head) -> Kind | None:
-    """How the answers of a recipe's head are scored; None where they are not, or its options are wrong."""
+    """How the answers of a recipe's head are scored; None where they are not, or it does not say its options."""
+    if head.kind is None:  # loaded, and its folder could not be read, or only with the backbone
+        return None
     try:
         config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
     except ComposeError:  # which is said at the head
@@ -131,17 +134,23 @@ class _Checker:
 
     def _options(self) -> Iterator[Problem]:
         for name, adapter in self.recipe.adapters.items():
+            if adapter.method is None:
+                continue
             try:
                 make_config(adapter.method, **adapter.options)
             except ComposeError as error:
                 yield from self._options_of(("adapters", name), "method", adapter.options, error)
         for name, head in self.recipe.heads.items():
+            if head.kind is None:
+                continue
             options = dict(head.options) if head.labels is None else {**head.options, "labels": head.labels}
             try:
                 make_head_config(head.kind, **options)
             except ComposeError as error:
                 yield from self._options_of(("heads", name), "kind", options, error)
         for name, fusion in self.recipe.fusions.items():
+            if fusion.expression is None:
+                continue
             path: KeyPath = ("fusions", name)
             try:
                 make_fusion_config(fusion.kind, **fusion.options)
@@ -227,7 +236,7 @@ class _Checker:
                 yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
                 continue
             head = self.recipe.heads.get(task)
-            if head is not None and (why := fit_problem(head, name, source)):
+            if head is not None and head.kind and (why := fit_problem(head, name, source)):
                 yield self._at(where, f"the {head.kind} head '{task}' {why}")
             elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
                 what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"

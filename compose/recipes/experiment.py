@@ -16,6 +16,8 @@ from compose.errors import BackboneError, ComposeError, ConfigError, Problem, Re
 from compose.recipes.checks import fusion_block
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.expressions import tasks_of
+from compose.recipes.loading import check_heads, load_part
+from compose.recipes.saved import loaded
 from compose.recipes.schema import DropCurve, FusionCurve, Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
@@ -102,15 +104,25 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     with located(document, ("backbone", "name")):
         model = load_backbone(recipe)
     torch.manual_seed(recipe.seed)
+    for part in loaded(recipe):
+        with located(document, part.path):
+            load_part(model, part)
+    check_heads(model, recipe, document)
     for name, adapter in recipe.adapters.items():
+        if adapter.method is None:
+            continue
         with located(document, ("adapters", name)):
             model.add_adapter(name, adapter.method, **adapter.options)
             if adapter.sparsity and adapter.pruning != "snip":  # that needs a stage's data
                 sparsify(model, name, adapter.sparsity, adapter.pruning, seed=recipe.seed)
     for name, fusion in recipe.fusions.items():
+        if fusion.expression is None:
+            continue
         with located(document, ("fusions", name)):
             model.add_fusion(fusion_block(name, fusion.expression), fusion.kind, **fusion.options)
     for name, head in recipe.heads.items():
+        if head.kind is None:
+            continue
         labels = labels_of(recipe, data, name)
         with located(document, ("heads", name)):
             model.add_head(name, head.kind, **head.options, **({"labels": labels} if labels else {}))
@@ -173,9 +185,10 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
 
 
 def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
-    """The labels of a head: its own, else those that its data has; None for kinds without labels."""
+    """The labels of a head: its own, else those that its data has; None for kinds without labels, and
+    where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in ("regression", "causal_lm"):
+    if head.labels is not None or head.kind in (None, "regression", "causal_lm"):
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])

@@ -1,8 +1,9 @@
 """`include`: a recipe file whose keys are laid over those of others.
 
 The included files come first, in their order, and the file's own keys win over them key by key: mappings are merged,
-lists and single values replaced. A mapping of another `kind` or `method` replaces the whole one, since options of
-different kinds do not mix. Every value keeps the place in the file that it came from.
+lists and single values replaced. A mapping of another `kind` or `method` replaces the whole one, and so does one that
+loads what the other makes, since options of different kinds do not mix. Every value keeps the place in the file that it
+came from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ MAX_CHAIN = 8
 
 CHOOSES = ("kind", "method")
 """Keys that say what the others mean."""
+
+MAKES = (*CHOOSES, "expression")
+"""Keys that have no meaning beside `load`."""
 
 
 def load_recipe(path: str | Path) -> Document:
@@ -173,4 +177,7 @@ class _Merger:
 
 def _differ(base: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     """Whether two mappings say by their kind that their other keys are of different things."""
+    loads = [isinstance(mapping.get("load"), str) for mapping in (base, own)]
+    if loads[0] != loads[1]:
+        return loads[1] or any(key in own for key in MAKES)
     return any(key in base and key in own and base[key] != own[key] for key in CHOOSES)

@@ -14,7 +14,7 @@ from compose.methods.fusions import FUSION_METHODS
 from compose.methods.presets import PRESETS
 from compose.methods.registry import METHODS
 from compose.recipes.include import INCLUDE
-from compose.recipes.schema import Recipe
+from compose.recipes.schema import Adapter, Fusion, Head, Recipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -30,6 +30,8 @@ def json_schema() -> dict[str, Any]:
     for name, definition in schema["$defs"].items():
         _describe(definition, sections[name])
     _describe(schema, Recipe)
+    for section in (Adapter, Head, Fusion):
+        _made_or_loaded(schema["$defs"][section.__name__], section.made_by)
     _open(schema["$defs"]["Adapter"], "method", dict.fromkeys((*PRESETS, *METHODS)), METHODS)
     _open(schema["$defs"]["Head"], "kind", KINDS, {kind: row.config for kind, row in KINDS.items()})
     _open(schema["$defs"]["Fusion"], None, (), FUSION_METHODS)
@@ -89,6 +91,14 @@ def _describe(definition: dict[str, Any], section: type[BaseModel]) -> None:
         schema.pop("title", None)
         if key in keys:
             schema["description"] = keys[key]
+
+
+def _made_or_loaded(definition: dict[str, Any], made_by: str) -> None:
+    """What may be loaded has one of two keys, neither of which may be null."""
+    for key in (made_by, "load"):
+        described = definition["properties"][key].get("description")
+        definition["properties"][key] = {"type": "string", "minLength": 1, "description": described}
+    definition["oneOf"] = [{"required": [made_by]}, {"required": ["load"]}]
 
 
 def _open(definition: dict[str, Any], chooser: str | None, legal: Iterable[str], configs: Mapping[str, type]) -> None:

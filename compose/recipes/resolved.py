@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from compose.recipes.loader import load_text, scalar
-from compose.recipes.schema import Recipe
+from compose.recipes.schema import Made, Recipe
 from compose.recipes.sources import absolute
 from compose.runtime.batches import step_limits
 
@@ -63,7 +63,8 @@ def plain(value: Any) -> Any:
     Keys of sections that have no value are left out. An option that is null stays: it may be another in its preset.
     """
     if isinstance(value, BaseModel):
-        declared = {name: getattr(value, name) for name in type(value).model_fields}
+        names = value.said if isinstance(value, Made) else type(value).model_fields
+        declared = {name: getattr(value, name) for name in names}
         found = {name: inner for name, inner in declared.items() if inner is not None}
         return {name: plain(inner) for name, inner in {**found, **(value.model_extra or {})}.items()}
     if isinstance(value, dict):

@@ -150,7 +150,7 @@ def run_once(job: Job, console: Console) -> Path:
         "precision": experiment.model.precision,
         "seed": recipe.seed,
         **job.facts,
-        "fingerprints": {key: begun[key] for key in ("data", "backbone")},
+        "fingerprints": {key: begun[key] for key in ("data", "backbone", "loaded")},
         "peak_memory_mib": peak_memory(),
     }
     ran = Run(recipe.name, job.target, load_text(to_yaml(resolved)).data, (results.to_dict(),), folder.so_far(facts))

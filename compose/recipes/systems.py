@@ -6,8 +6,10 @@ from typing import Any
 
 from compose.dsl import Expression, fuses, leaves, own_name
 from compose.graph.draw import picture
+from compose.recipes.document import KeyPath
 from compose.recipes.experiment import Experiment
 from compose.recipes.expressions import tasks_of
+from compose.recipes.saved import SECTIONS, loaded
 
 ROWS = 8
 TOKENS = 128
@@ -15,11 +17,27 @@ TOKENS = 128
 
 
 def describe_parts(experiment: Experiment) -> list[dict[str, Any]]:
-    """Every adapter, fusion and head, and the backbone: name, kind, method, number of parameters and their bytes."""
-    return [
-        {key: getattr(row, key) for key in ("name", "what", "method", "parameters", "bytes")}
-        for row in experiment.model.summary().rows
-    ]
+    """Every adapter, fusion and head, and the backbone: name, kind, method, number of parameters and their bytes.
+
+    What was loaded has under `loaded` the folder, as the recipe names it.
+    """
+    folders: dict[tuple[str, str], str] = {
+        (SECTIONS[part.section], part.name): _given(experiment.document.data, part.path)
+        for part in loaded(experiment.recipe)
+    }
+    found = []
+    for row in experiment.model.summary().rows:
+        told = {key: getattr(row, key) for key in ("name", "what", "method", "parameters", "bytes")}
+        folder = folders.get((row.what, row.name))
+        found.append(told if folder is None else {**told, "loaded": folder})
+    return found
+
+
+def _given(data: Any, path: KeyPath) -> Any:
+    """What stands at a place of a recipe."""
+    for step in path:
+        data = data[step]
+    return data
 
 
 def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -91,6 +91,7 @@ class Training:
             "validation": list(history.metrics),
             "best_epoch": history.best,
             "seconds": round(history.seconds, 2),
+            "epoch_seconds": [round(seconds, 3) for seconds in history.epoch_seconds],
         }
 
 

@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from compose.errors import Problem, RecipeError
+from compose.errors import Problem, RecipeError, listing
 from compose.recipes.checks import check
 from compose.recipes.document import Document, KeyPath, Place, dotted
 from compose.recipes.include import INCLUDE, load_recipe
 from compose.recipes.keys import RENAMED, Renamed, renamed_keys, unknown_key
 from compose.recipes.members import members
 from compose.recipes.overrides import apply_overrides
+from compose.recipes.saved import absolute_folders
 from compose.recipes.schema import DATA_KINDS, DataSource, Recipe
 from compose.recipes.sources import absolute
 
@@ -34,6 +35,9 @@ KINDS = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+
+FOR_LOAD = ("from", "path", "folder", "pretrained", "load_from")
+"""What others call `load`."""
 
 
 def read_recipe(
@@ -86,6 +90,7 @@ def validate(document: Document, renamed: Sequence[Renamed] = RENAMED, prepare: 
     if older:  # among options, which are free here
         raise RecipeError(list(older.values()))
     recipe = recipe.model_copy(update={"data": _located(recipe, document), "data_folder": None})
+    recipe = recipe.model_copy(update=dict(absolute_folders(recipe, document)))
     if prepare is not None:
         recipe = prepare(recipe, document)
     problems = check(recipe, document) or _sweep_problems(recipe, document, prepare)
@@ -130,6 +135,14 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
         return unknown_key(document, path)
     if kind == "missing":
         return document.place(path, key=True).problem(f"'{rest[0]}' is missing in {name}", hint=_example(str(rest[0])))
+    if kind == "not_made":
+        other = next((key for key in FOR_LOAD if key in value), None)
+        hint = f"{_example(context['key'])}, or load: FOLDER for what is trained already"
+        hint = "'load' is what it is called here" if other else hint
+        at = document.place((*path, other) if other else path, key=True)
+        return at.problem(f"'{context['key']}' is missing in {name}", hint=hint)
+    if kind == "not_with_load":
+        return _not_with_load(document, path, value, context["keys"])
     at = document.place(path)
     if kind == "union_tag_not_found":
         return document.place(path, key=True).problem(f"'kind' is missing in {name}", legal=_tags(context))
@@ -157,6 +170,15 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
     return at.problem(f"{name} is {_shown(value)}, but should {message}")
 
 
+def _not_with_load(document: Document, path: KeyPath, value: Mapping[str, Any], keys: Sequence[str]) -> Problem:
+    """What to say of keys that have no meaning beside `load`, or without it."""
+    at, names = document.place((*path, keys[0]), key=True), listing(tuple(keys))
+    if "load" not in value:
+        return at.problem(f"{names} of {dotted(path)} has no meaning without load")
+    what = f"{dotted(path)} is loaded, so that {names} cannot be said of it"
+    return at.problem(what, why="what is loaded is as it was saved", hint=f"leave out {names}, or load")
+
+
 def _path(data: Any, location: tuple[str | int, ...]) -> tuple[KeyPath, tuple[str | int, ...]]:
     """The part of pydantic's location that is in the data (tags of unions are not), and the rest."""
     path: KeyPath = ()
@@ -180,7 +202,13 @@ def _value(data: Any, path: KeyPath) -> Any:
 
 
 def _example(key: str) -> str:
-    examples = {"recipe": "recipe: 1", "backbone": "backbone: minilm", "method": "method: seq_bn"}
+    examples = {
+        "recipe": "recipe: 1",
+        "backbone": "backbone: minilm",
+        "method": "method: seq_bn",
+        "kind": "kind: classification",
+        "expression": """expression: 'Fuse("a", "b")'""",
+    }
     return examples.get(key, "")
 
 

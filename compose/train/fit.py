@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from compose.errors import ConfigError
 from compose.train.class_weights import weighing
 from compose.train.data import Example
 from compose.train.extras import require
+from compose.train.loss import trained_parameters
 from compose.train.rows import RowGroup
 from compose.train.settings import ClassWeights, EarlyStopping, History, Settings
 from compose.train.trunk_cache import TrunkCache
@@ -66,16 +68,17 @@ def fit(
         FileError: the checkpoint is damaged.
         InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = trained_parameters(model)
     if not trained:
         raise ConfigError("nothing is to be trained", hint="model.train_only(...)")
     require("accelerate")
     from compose.train.fitting import Fitting
 
+    started = time.perf_counter()
     work = Work(model, plan, groups, settings, cache)
     with weighing(model, groups, settings.class_weights), _recomputing(model, settings.gradient_checkpointing):
         work.fill_cache()
-        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step)
+        fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step, started)
         if not fitting.progress.finished:
             with tempfile.TemporaryDirectory() as own:
                 fitting.run(Path(log_folder or own))

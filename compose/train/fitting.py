@@ -44,6 +44,7 @@ class Fitting:
         validation: what is scored after each epoch, by task.
         checkpoint: the file that keeps the state.
         on_step: told after each step.
+        started: when it began, by `time.perf_counter`.
 
     Raises:
         ConfigError: training is to stop early by what there is not, a logger is missing, or the checkpoint is of
@@ -58,6 +59,7 @@ class Fitting:
         validation: Mapping[str, Sequence[Example]],
         checkpoint: Path | None,
         on_step: OnStep | None,
+        started: float,
     ) -> None:
         self.work, self.model, self.plan, self.settings = work, work.model, work.plan, work.settings
         self.validation, self.on_step = validation, on_step
@@ -75,7 +77,7 @@ class Fitting:
             found = self.file.load(self.model, self.optimizer, self.schedule, self.best)
         self.resumed = found is not None
         self.progress = found or Progress()
-        self._start = time.perf_counter() - self.progress.seconds
+        self._start = started - self.progress.seconds
 
     def run(self, folder: Path) -> None:
         """Does the steps that are left.
@@ -106,6 +108,8 @@ class Fitting:
             logs |= self._score()
             stop = stop or self._waited_enough()
         progress.finished, progress.seconds = stop, time.perf_counter() - self._start
+        if over:
+            progress.epoch_seconds.append(progress.seconds - sum(progress.epoch_seconds))
         if stop and self.best:
             self.model.load_state_dict(self.best)
         every = self.settings.checkpoint_steps

@@ -42,18 +42,19 @@ class Part:
 class TrainedPlan(nn.Module):
     """A plan as a module that gives a loss: what a Trainer trains, and several processes share.
 
+    Its parameters are those that are trained alone: a Trainer walks over all of them more than once a step.
+
     Args:
-        model: the model.
         plan: what to run.
     """
 
     accepts_loss_kwargs = False
     """A Trainer is not to count labels: parts say themselves what they weigh."""
 
-    def __init__(self, model: Model, plan: RunnablePlan) -> None:
+    def __init__(self, plan: RunnablePlan) -> None:
         super().__init__()
-        self.model = model
         self.plan = plan
+        self.trained = nn.ParameterList(trained_parameters(plan.model))
 
     def forward(self, part: Part, plan: RunnablePlan) -> Tensor:
         """The loss of a part.
@@ -77,10 +78,15 @@ class TrainedPlan(nn.Module):
         """What fusions that are trained add to a step's loss."""
         added = loss.new_zeros(())
         for name in dict.fromkeys(own_name(fuse) or "" for fuse in fuses(self.plan.expression)):
-            fusion = self.model.fusions[name]
+            fusion = self.plan.model.fusions[name]
             if any(parameter.requires_grad for parameter in fusion.parameters()):
                 added = added + fusion.regularization_loss()
         return added
+
+
+def trained_parameters(model: Model) -> list[nn.Parameter]:
+    """What asks for gradients."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def shares(whole: Mapping[str, float], part: Mapping[str, float]) -> dict[str, float]:

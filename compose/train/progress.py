@@ -18,6 +18,7 @@ class Progress:
         summed: of the losses in the epoch that is under way.
         steps: that it has had.
         seconds: that training has taken.
+        epoch_seconds: that each epoch which is over has taken.
         finished: whether it is over.
         metrics: the scores on the validation part after each epoch, by task and metric.
         best: the epoch with the best score so far, counted from 1; None: nothing is stopped early.
@@ -29,6 +30,7 @@ class Progress:
     summed: float = 0.0
     steps: int = 0
     seconds: float = 0.0
+    epoch_seconds: list[float] = field(default_factory=list)
     finished: bool = False
     metrics: list[dict[str, dict[str, float]]] = field(default_factory=list)
     best: int | None = None
@@ -45,7 +47,9 @@ class Progress:
 
     def history(self) -> History:
         """What is told of it in the end."""
-        return History(tuple(self.losses), self.done, self.seconds, tuple(self.metrics), self.best)
+        return History(
+            tuple(self.losses), self.done, self.seconds, tuple(self.metrics), self.best, tuple(self.epoch_seconds)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""

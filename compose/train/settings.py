@@ -108,6 +108,8 @@ class History:
         losses: the mean loss of each epoch.
         steps: number of steps.
         seconds: time taken.
+        epoch_seconds: of each epoch, its scores on the validation part included; the first also has what was prepared,
+            such as filling a trunk cache.
         metrics: of each epoch, the scores on the validation part, by task and metric.
         best: the epoch whose weights were kept, counted from 1; None: those of the last.
     """
@@ -117,6 +119,7 @@ class History:
     seconds: float
     metrics: tuple[Mapping[str, Mapping[str, float]], ...] = ()
     best: int | None = None
+    epoch_seconds: tuple[float, ...] = ()
 
 
 def _count_problems(counts: Mapping[str, object]) -> list[Problem]:

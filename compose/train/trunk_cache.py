@@ -17,6 +17,7 @@ from compose.errors import ConfigError, FileError, InputError, Problem
 from compose.methods.watched import Watched
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.trunk import TrunkStates
+from compose.train.room import Room
 from compose.train.segments import OwnFile, Segments
 
 if TYPE_CHECKING:
@@ -96,12 +97,13 @@ class TrunkCache:
         self._writes = True
         self._lock = threading.Lock()
 
-    def states(self, plan: RunnablePlan, inputs: Mapping[str, Any]) -> TrunkStates:
+    def states(self, plan: RunnablePlan, inputs: Mapping[str, Any], room: Room | None = None) -> TrunkStates:
         """The trunk's states of a batch: `plan(**inputs, trunk_states=cache.states(plan, inputs))`.
 
         Args:
             plan: whose trunk.
             inputs: [rows, tokens] each, padded on the right; None counts as not given.
+            room: where they may lie; they then last until it is used again.
 
         Raises:
             InputError: if the plan has no trunk or is an optimized one, or these are no texts.
@@ -123,7 +125,8 @@ class TrunkCache:
                     found[place] = states
                     self._keep(space, keys[place], states)
                 self.computed += len(missing)
-        return _batch(depth, [states for states in found if states is not None], inputs, plan.model)
+        batch = _batch([states for states in found if states is not None], inputs, plan.model, room or Room())
+        return TrunkStates(depth, tuple(batch.to(inputs["input_ids"].device).unbind()))
 
     def _look(self, space: str, keys: Sequence[Key], shape: Shape, dtype: torch.dtype) -> list[Tensor | None]:
         found = [self._find(space, key, shape, dtype) for key in keys]
@@ -305,12 +308,12 @@ def _computed(
     return [states[:, row, : lengths[place]].clone() for row, place in enumerate(missing)]
 
 
-def _batch(depth: int, rows: Sequence[Tensor], inputs: Mapping[str, Tensor], model: Model) -> TrunkStates:
+def _batch(rows: Sequence[Tensor], inputs: Mapping[str, Tensor], model: Model, room: Room) -> Tensor:
     """Rows as one batch, zeros where there is padding: nothing that is there attends to it."""
-    ids = inputs["input_ids"]
     dtype = next(model.backbone.parameters()).dtype
     places, _, width = rows[0].shape
-    batch = torch.zeros(places, len(rows), ids.shape[1], width, dtype=dtype)
+    batch = room.tensor((places, *inputs["input_ids"].shape, width), dtype)
     for row, states in enumerate(rows):
         batch[:, row, : states.shape[1]] = states
-    return TrunkStates(depth, tuple(batch.to(ids.device).unbind()))
+        batch[:, row, states.shape[1] :] = 0
+    return batch

@@ -17,6 +17,7 @@ from compose.runtime.rows import route_names
 from compose.train.collator import TaskCollator
 from compose.train.loss import Part, TrainedPlan, shares, weighted
 from compose.train.processes import rank, world
+from compose.train.room import Room
 from compose.train.rows import RowGroup, apart
 from compose.train.settings import Settings
 from compose.train.steps import Schedule, Step
@@ -50,7 +51,8 @@ class Work:
         self.groups = apart(groups) if self.routed else list(groups)  # a row goes one way only
         self.model, self.plan, self.settings, self.cache = model, plan, settings, cache
         self.schedule = Schedule(self.groups, settings)
-        self.module = TrainedPlan(model, plan)
+        self.module = TrainedPlan(plan)
+        self._room = Room()
         self._heads = dict(model.heads.items())
         self._collators = [TaskCollator(model.tokenizer, self._heads, tasks=group.tasks) for group in self.groups]
 
@@ -65,7 +67,7 @@ class Work:
             collate = TaskCollator(self.model.tokenizer)
             for places in batches(lengths, batch_tokens=default_tokens(self.model.device.type)):
                 rows = [{k: v for k, v in group.rows[place].items() if k != "labels"} for place in places]
-                self.cache.states(self.plan, self._on_device(collate(rows)))
+                self.cache.states(self.plan, self._on_device(collate(rows)), self._room)
 
     def run(self, module: nn.Module, step: Step, number: int, accelerator: Any) -> Tensor:
         """Computes the gradients of a step.
@@ -82,14 +84,13 @@ class Work:
         Raises:
             InputError: the loss is not finite.
         """
-        if not self.model.training:  # it may be in evaluation below a module that is not
-            module.train()
+        if not self.model.training:
+            self.model.train()
         plan = self._drawn()
-        parts = list(self._parts(step))
         total = torch.zeros((), device=self.model.device)
         cooling = [each for each in self.model.fusions.modules() if getattr(each, "temperature", None) is not None]
         kept = [each.temperature for each in cooling]
-        for part in parts:
+        for part in self._parts(step):  # one after the other: they share the room for the trunk's states
             with nullcontext() if part.last else accelerator.no_sync(module):
                 loss = module(part, plan)
                 accelerator.backward(loss)
@@ -127,7 +128,7 @@ class Work:
                 group.tasks,
                 weighted(share, self.settings.loss_weights, group.tasks),
                 list(group.tasks) * len(places) if self.routed else None,
-                None if self.cache is None else self.cache.states(self.plan, inputs),
+                None if self.cache is None else self.cache.states(self.plan, inputs, self._room),
                 index == max(len(own), 1) - 1,
             )
 

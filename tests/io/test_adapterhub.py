@@ -18,7 +18,7 @@ from compose.errors import FileError
 from compose.heads.spec import CausalLMConfig, ClassificationConfig, TaggingConfig
 from compose.io import fusion_sites, read_adapter, read_composition, read_fusion, read_head, read_setup
 from compose.io.adapterhub.keys import KEYS
-from compose.io.store import View
+from compose.io.view import View
 from compose.methods.adapter import Adapter
 from compose.methods.bottleneck.spec import BottleneckConfig
 from compose.methods.lora.spec import LoraConfig

@@ -10,8 +10,9 @@ import torch
 
 from compose.errors import FileError
 from compose.io import native
-from compose.io.store import View
-from compose.io.weights import dump_weights, load_weights, map_bytes, read_weights
+from compose.io.raw import map_bytes
+from compose.io.view import View
+from compose.io.weights import dump_weights, load_weights, read_weights
 from compose.methods.registry import make_config
 from tests import tiny
 from tests.io import folders

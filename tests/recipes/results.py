@@ -48,6 +48,7 @@ def metrics(seed: int, score: float = 0.8, tasks: tuple[str, ...] = ("topic", "t
                 "losses": [1.0, 0.5, 0.1 * seed],
                 "validation": [{"topic": {"accuracy": 0.1 * seed * epoch}} for epoch in (1, 2, 3)],
                 "seconds": 2.0 * seed,
+                "epoch_seconds": [1.0 * seed, 0.5 * seed, 0.5 * seed],
             }
         ],
         "main": main,

@@ -77,6 +77,8 @@ def trained(copies: int = 1, **settings: Any) -> tuple[Model, list[tuple[int, in
         made, made.plan("a"), groups, Settings(**options), on_step=lambda done, total, loss: told.append((done, total))
     )
     assert history.steps == len(told)
+    assert len(history.epoch_seconds) == len(history.losses) and min(history.epoch_seconds) > 0
+    assert sum(history.epoch_seconds) == pytest.approx(history.seconds)
     return made, told, history.losses
 
 

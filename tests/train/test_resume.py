@@ -96,6 +96,7 @@ def test_the_same_weights_wherever_it_stops(way: Way, tmp_path: Path) -> None:
             trained(way, path, stop)
     resumed, again = trained(way, path)
     assert (again.losses, again.steps) == (told.losses, told.steps) and again.seconds > 0
+    assert len(again.epoch_seconds) == len(told.losses)
     expected = whole.state_dict()
     assert any(name.startswith("backbone.") for name in expected) == (way is backbone)
     for name, value in resumed.state_dict().items():

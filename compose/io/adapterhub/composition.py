@@ -7,7 +7,7 @@ from compose.errors import FileError, Problem
 from compose.io.adapterhub.read import FUSION_CONFIG, HEAD_CONFIG, read_adapter, read_fusion, read_head
 from compose.io.adapterhub.setup import read_head_setup, read_setup
 from compose.io.records import CompositionRecord, check_record_name
-from compose.io.store import View
+from compose.io.view import View
 from compose.specs import BackboneSpec
 
 

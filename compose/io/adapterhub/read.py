@@ -18,7 +18,7 @@ from compose.io.adapterhub.reft import plain_projections
 from compose.io.adapterhub.table import KeyTable, Place
 from compose.io.adapterhub.unions import Members
 from compose.io.records import AdapterRecord, FusionRecord, HeadRecord, check_record_name, fusion_sites
-from compose.io.store import View
+from compose.io.view import View
 from compose.io.weights import read_weights
 from compose.methods.compacter.spec import CompacterConfig
 from compose.methods.config import Config, Options

@@ -21,7 +21,7 @@ from compose.dsl import (
 )
 from compose.errors import ComposeError, FileError, Problem
 from compose.io.records import as_file_error
-from compose.io.store import View
+from compose.io.view import View
 
 SETUP = "adapter_setup.json"
 

@@ -13,7 +13,7 @@ from compose.io.modules import BackboneModules
 from compose.io.peft.heads import read_head
 from compose.io.peft.methods import BASE, METHODS, MODEL, Method, Weights, method_read
 from compose.io.records import AdapterRecord, check_record_name
-from compose.io.store import View
+from compose.io.view import View
 from compose.io.weights import read_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compose.dropout import dropout
 from compose.methods import init
 from compose.methods.aggregation.spec import AggregationConfig
 from compose.methods.part import Context, Part
@@ -139,4 +140,4 @@ class Tailor(nn.Module):
         return attention(self.query(reduced), self.key(reduced), self.config.heads, mask) @ states
 
     def _dropped(self, states: Tensor) -> Tensor:
-        return functional.dropout(states, self.config.dropout, self.training)
+        return dropout(states, self.config.dropout, self.training)

@@ -34,19 +34,25 @@ def training(runs: Sequence[Run], plots: bool) -> Section:
                     f"{stage['learning_rate']:g}",
                     mean_text([found["losses"][-1] for found in each if found.get("losses")], 3),
                     mean_text([found["seconds"] for found in each], 1),
+                    mean_text(later_epochs(each), 1),
                 ]
             )
             named.append((f"{label}: ", Mono(stage["expression"])))
     if not rows:
         return Section("Training", ())
     header = ["stage", "regime", "trained parameters", "share", "examples", "epochs"]
-    header += ["learning rate", "last loss", "seconds"]
+    header += ["learning rate", "last loss", "seconds", "an epoch"]
     blocks: list[Block] = [rows_of(header, rows), Items(tuple(named))]
     panels = _curves(runs)
     if plots and panels:
         alt = f"Learning curves: {' and '.join(panels)} after each epoch".replace("\n", " ")
         blocks.append(figures.curves("learning_curves", alt, panels, "epoch"))
     return Section("Training", tuple(blocks))
+
+
+def later_epochs(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The seconds of all epochs after the first, which prepares what the others find, of a stage in each seed."""
+    return [seconds for stage in seeds for seconds in (stage.get("epoch_seconds") or [])[1:]]
 
 
 def label_of(runs: Sequence[Run], run: Run, name: str) -> str:
@@ -110,7 +116,7 @@ def costs(runs: Sequence[Run]) -> Section:
         [
             label_of(runs, run, part["name"]),
             part["what"],
-            part["method"],
+            f"{part['method']}, loaded from {part['loaded']}" if "loaded" in part else part["method"],
             f"{part['parameters']:,}",
             size(part["bytes"]),
         ]

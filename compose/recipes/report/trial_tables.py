@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from compose.recipes.report.costs import size
+from compose.recipes.report.costs import later_epochs, mean_text, size
 from compose.recipes.report.page import Table, rows_of
 from compose.recipes.report.runs import Run, System
 from compose.recipes.report.scores import percent
@@ -14,11 +14,12 @@ from compose.recipes.report.trials import Sweep, Trial, told, trained_parameters
 from compose.recipes.tables import gigaflops
 
 LEAD = (
-    "Scores on the test part, in percent. Training is the time of all stages of a seed; kept is what has to be stored "
-    "beside the backbone, or with it where it was trained; operations are those of a pass of 8 rows of 128 tokens."
+    "Scores on the test part, in percent. Training is the time of all stages of a seed, an epoch that of those after "
+    "the first; kept is what has to be stored beside the backbone, or with it where it was trained; operations are "
+    "those of a pass of 8 rows of 128 tokens."
 )
 
-COSTS = ("trained parameters", "kept", "training, s", "peak memory, MiB", "GFLOPs")
+COSTS = ("trained parameters", "kept", "training, s", "an epoch, s", "peak memory, MiB", "GFLOPs")
 """What a member costs."""
 
 WHOLE = ("full", "last_layers", "full+adapters")
@@ -48,11 +49,13 @@ def _costs(trial: Trial, system: System) -> list[str]:
     if found is None:
         return [""] * len(COSTS)
     seconds = fmean(sum(stage["seconds"] for stage in metrics["stages"]) for metrics in run.seeds)
+    one = len(run.first["stages"]) == 1
     peak = run.facts.get("peak_memory_mib")
     return [
         f"{trained_parameters(run):,}",
         size(_kept(run, found)) if "bytes" in found else "",
         f"{seconds:.0f}",
+        mean_text(later_epochs([stage for metrics in run.seeds for stage in metrics["stages"]]), 1) if one else "",
         "" if peak is None else f"{peak:,.0f}",
         gigaflops(found["flops"]),
     ]

@@ -20,7 +20,7 @@ from compose.recipes.schema.data import (
     Table,
 )
 from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, FusionCurve, MetricName
-from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head
+from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head, Made, Part
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
 from compose.recipes.schema.train import LEARNING_RATES, Regime, Stage, Temperature
@@ -45,8 +45,10 @@ __all__ = [
     "Jsonl",
     "LEARNING_RATES",
     "Local",
+    "Made",
     "MetricName",
     "Parquet",
+    "Part",
     "Precision",
     "Predict",
     "Recipe",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from compose.backbones.resolve import TABLES
@@ -36,6 +37,7 @@ class Family:
         single: what stands around a text, `$A`.
         pair: what stands around the texts of a pair.
         segments: whether the backbone is told which of the two a token belongs to.
+        settings: what its configuration has beside the options of its architecture.
     """
 
     sizes: Mapping[str, Any]
@@ -44,6 +46,7 @@ class Family:
     single: str
     pair: str
     segments: bool = False
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 _BERT_SIZES = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
@@ -89,6 +92,7 @@ FAMILIES: Mapping[str, Family] = {
         {"<pad>": ("pad",), "</s>": ("eos",), "<unk>": ("unk",)},
         "$A </s>",
         "$A </s> $B </s>",
+        settings={"decoder_start_token_id": 0},
     ),
 }
 """By transformers' `model_type`."""
@@ -123,6 +127,7 @@ def made_backbone(name: str, layers: int, folder: Path) -> Path:
     place = folder / f"{architecture}-{digest[:8]}"
     if not place.exists():
         model = random_backbone(architecture, sizes)
+        model.config.update(dict(family.settings))
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
             made = Path(temporary) / place.name

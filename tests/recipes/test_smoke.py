@@ -169,3 +169,11 @@ def test_sources_of_one_file_read_one_file(tmp_path: Path) -> None:
     found = sources(data, tmp_path)
     texts: list[Any] = [[row.input for row in found[name].train] for name in ("tone", "topic")]
     assert texts[0] == texts[1] and len(texts[0]) == 13 and len(set(texts[0])) == 13
+
+
+def test_what_is_loaded_is_made(tmp_path: Path) -> None:
+    text = HUB.replace("{method: compacter, leave_out: [4]}", "{load: no/adapter}")
+    text = text.replace("{kind: classification}", "{load: no/head}")
+    recipe = smoked(text, tmp_path)
+    assert (recipe.adapters["mood"].method, recipe.heads["mood"].kind) == ("seq_bn", "classification")
+    assert recipe.adapters["mood"].load is None

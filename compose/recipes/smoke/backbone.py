@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from compose.backbones.resolve import TABLES
@@ -46,7 +45,7 @@ class Family:
     single: str
     pair: str
     segments: bool = False
-    settings: Mapping[str, Any] = MappingProxyType({})
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 _BERT_SIZES = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": INNER}
@@ -92,7 +91,7 @@ FAMILIES: Mapping[str, Family] = {
         {"<pad>": ("pad",), "</s>": ("eos",), "<unk>": ("unk",)},
         "$A </s>",
         "$A </s> $B </s>",
-        settings={"decoder_start_token_id": 0},
+        settings=(("decoder_start_token_id", 0),),
     ),
 }
 """By transformers' `model_type`."""

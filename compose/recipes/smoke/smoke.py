@@ -14,6 +14,7 @@ from compose.recipes.schema import Backbone, DataSource, Evaluate, Predict, Reci
 from compose.recipes.smoke.backbone import made_backbone
 from compose.recipes.smoke.data import CAN_BE_MADE, made_files, made_sources
 from compose.recipes.smoke.layers import layers_asked
+from compose.recipes.smoke.parts import made_parts
 
 NOTE = "a smoke run: backbone and data are made up, so that the scores mean nothing"
 """What console, `run.json` and reports say of one."""
@@ -64,6 +65,7 @@ class Smoke:
             "seeds": (),
             "data": {**_few(recipe), **made_sources(makeable, Path(document.source).parent, places)},
             "train": tuple(map(_short, recipe.train)),
+            **made_parts(recipe),
             "evaluate": _once(recipe.evaluate),
             "predict": _quick(recipe.predict),
             "report": Report(plots=False),

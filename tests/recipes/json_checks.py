@@ -9,7 +9,7 @@ from typing import Any
 KNOWN = {
     "$schema", "$defs", "$ref", "title", "description", "default", "discriminator", "type", "const", "enum", "anyOf",
     "oneOf", "properties", "required", "additionalProperties", "items", "minItems", "minLength", "maxLength",
-    "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
+    "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minProperties", "propertyNames",
 }  # fmt: skip
 """The keywords that are checked here, or that check nothing."""
 
@@ -61,6 +61,10 @@ def _object(value: dict[str, Any], schema: Mapping[str, Any], root: Mapping[str,
     for key in schema.get("required", ()):
         if key not in value:
             yield f"{at}: no {key}"
+    if len(value) < schema.get("minProperties", 0):
+        yield f"{at}: too few keys"
+    for key in value if "propertyNames" in schema else ():
+        yield from faults(key, schema["propertyNames"], root, f"{at}.{key}")
     for key, inner in value.items():
         other = schema.get("additionalProperties", {})
         known = schema.get("properties", {}).get(key, other)

@@ -20,6 +20,7 @@ from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
+from compose.recipes.backbone_checks import backbone_problems
 from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.expressions import Expressions, tasks_of
@@ -36,6 +37,16 @@ CURVES: tuple[tuple[str, Callable[[Expression], Sequence[object]], str], ...] = 
     ("fusion_curve", fuses, "Fuse to prune"),
 )
 """The curves that `evaluate` may ask for, and what their expressions must have."""
+
+
+def owns_backbone(recipe: Recipe) -> bool:
+    """Whether the weights of a run's backbone are its own: drawn at random, or trained by a stage."""
+    trained = any(stage.regime in TRAINS_BACKBONE or stage.train_layer_norms for stage in recipe.train)
+    return recipe.backbone.name is None or trained
+
+
+OTHER_INPUTS = {"pair": "pairs of texts", "image": "images"}
+"""Kinds of inputs that `predict.texts` are none of."""
 
 
 def check(recipe: Recipe, document: Document) -> list[Problem]:
@@ -96,6 +107,7 @@ class _Checker:
         yield from self._names()
         yield from self._seeds()
         yield from self._precision()
+        yield from backbone_problems(self.recipe, self.document)
         yield from source_problems(self.recipe, self.document)
         yield from self._options()
         yield from self._stages()
@@ -270,6 +282,7 @@ class _Checker:
                 if not changed(expression):
                     yield self._at(path, f"the expression has no {what}")
                 yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
+        yield from self._baselines(every)
         for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
             for task in named:
                 if task not in every:
@@ -277,6 +290,16 @@ class _Checker:
                     yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
         for task, metrics in evaluate.metrics.items():
             yield from self._metrics(task, metrics)
+
+    def _baselines(self, tasks: list[str]) -> Iterator[Problem]:
+        """Whether every evaluated task has inputs that the baselines can read."""
+        evaluate = self.recipe.evaluate
+        sources = {task: self.recipe.data.get(evaluate.data.get(task, task)) for task in tasks}
+        images = [task for task, source in sources.items() if source and columns_of(source).modality == "image"]
+        for index, baseline in enumerate(evaluate.baselines):
+            if baseline == "tfidf" and images:
+                what = f"tfidf counts words, but task '{images[0]}' reads images"
+                yield self._at(("evaluate", "baselines", index), what, hint="head_only")
 
     def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
         """Whether what is to be measured of a task can be, and makes a mean."""
@@ -299,9 +322,15 @@ class _Checker:
         path: KeyPath = ("predict", "expression")
         expression, problems = self.expressions.read(path, self.recipe.predict.expression)
         yield from problems
-        if problems or not self.recipe.predict.texts:
+        if problems:
             return
-        for task in tasks_of(expression):
-            source = self.recipe.data.get(str(task))
-            if source is not None and columns_of(source).pair:
-                yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")
+        tasks = [task for task in tasks_of(expression) if task]
+        if self.recipe.predict.examples is not None:
+            chosen = self.recipe.evaluate.data
+            yield from self._data(tasks[:1], chosen, ("evaluate", "data"), ("predict", "examples"), "test")
+        for task in tasks if self.recipe.predict.texts else ():
+            source = self.recipe.data.get(task)
+            read = OTHER_INPUTS.get(columns_of(source).kind) if source is not None else None
+            if read is not None:
+                hint = "predict.examples" if read == "images" else ""
+                yield self._at(path, f"task '{task}' reads {read}, but predict.texts are single texts", hint=hint)

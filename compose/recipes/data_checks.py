@@ -43,6 +43,20 @@ def source_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
         yield from problems or _rows(document, path, source, folder)
 
 
+def modality_problems(recipe: Recipe, document: Document, modality: str) -> Iterator[Problem]:
+    """Sources that a backbone cannot read.
+
+    Args:
+        recipe: the recipe.
+        document: where things stand in it.
+        modality: what its backbone reads.
+    """
+    for name, source in recipe.data.items():
+        if (has := columns_of(source).modality) != modality:
+            what = f"data.{name} has {has}s, but the backbone '{recipe.backbone.called}' reads {modality}s"
+            yield document.place(("data", name), key=True).problem(what)
+
+
 def fit_problem(head: Head, name: str, source: DataSource) -> str | None:
     """Why a head cannot learn from a source of some name, in words that follow the head's; None if it can."""
     needs = NEEDS.get(str(head.options.get("problem", head.kind)), ("label",))

@@ -14,6 +14,7 @@ import torch
 from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
 from compose.recipes.checks import fusion_block
+from compose.recipes.data_checks import modality_problems
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.expressions import tasks_of
 from compose.recipes.loading import check_heads, load_part
@@ -21,11 +22,14 @@ from compose.recipes.saved import loaded
 from compose.recipes.schema import DropCurve, FusionCurve, Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
+from compose.runtime.image import Image
 from compose.runtime.model import Model
+from compose.runtime.random_backbone import random_backbone
+from compose.runtime.readers import reader_of
 from compose.runtime.regimes import check_regime
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.sparsity import sparsify
-from compose.train.data import Dataset, Example, sample
+from compose.train.data import Dataset, Example, Input, sample
 
 
 @dataclass
@@ -71,12 +75,36 @@ class Experiment:
         chosen = self.recipe.evaluate.data
         return {task: self.data[chosen.get(task, task)].test for task in tasks}
 
+    def new_inputs(self) -> list[tuple[str, Input]]:
+        """What the recipe wants answered, each with what to call it: its texts, and some of a test part."""
+        wanted = self.recipe.predict
+        if wanted is None:
+            return []
+        found: list[tuple[str, Input]] = [(text, text) for text in wanted.texts]
+        if wanted.examples is not None:
+            task = task_names(wanted.expression)[0]
+            name = self.recipe.evaluate.data.get(task, task)
+            chosen = enumerate(self.data[name].test[: wanted.examples])
+            found += [(_caption(example, name, number), example.input) for number, example in chosen]
+        return found
+
     def train_examples(self) -> dict[str, tuple[Example, ...]]:
         """What each task learned from last, by task: baselines get the same."""
         found: dict[str, tuple[Example, ...]] = {}
         for stage in self.recipe.train:
             found.update(self.stage_examples(stage))
         return found
+
+
+def _caption(example: Example, name: str, number: int) -> str:
+    """An example in words, for people."""
+    match example.input:
+        case str() as text:
+            return text
+        case Image():
+            return f"image {number} of the test part of data.{name} ({example.target})"
+        case texts:
+            return (" | " if isinstance(texts, tuple) else " ").join(texts)
 
 
 def task_names(text: str) -> list[str]:
@@ -101,8 +129,11 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     """
     folder = Path(document.source).parent
     data = read_sources(recipe, folder, _needed(recipe))
-    with located(document, ("backbone", "name")):
+    with located(document, ("backbone", "name" if recipe.backbone.name else "config")):
         model = load_backbone(recipe)
+    problems = list(modality_problems(recipe, document, model.spec.modality))
+    if problems:
+        raise RecipeError(problems)
     torch.manual_seed(recipe.seed)
     for part in loaded(recipe):
         with located(document, part.path):
@@ -144,6 +175,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
 
 def check_trunk(model: Model, stage: Stage) -> None:
     """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
+    if model.spec.modality != "text":
+        raise ConfigError(f"trunk_cache: it keeps the states of texts, and the backbone reads {model.spec.modality}s")
     plan = model.plan(stage.expression)
     model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
     problem = None if plan.trunk else plan.no_trunk()
@@ -154,14 +187,18 @@ def check_trunk(model: Model, stage: Stage) -> None:
 
 def load_backbone(recipe: Recipe) -> Model:
     """The backbone of a recipe, in evaluation mode."""
+    asked = recipe.backbone
     options: dict[str, Any] = {}
     if recipe.precision is not None:
         options["precision"] = recipe.precision
-    if recipe.backbone.dtype is not None:
-        options["dtype"] = getattr(torch, recipe.backbone.dtype)
-    model = load(recipe.backbone.name, **options)
-    if model.tokenizer is None:
-        raise BackboneError(f"the backbone '{recipe.backbone.name}' has no tokenizer, which recipes need")
+    if asked.dtype is not None:
+        options["dtype"] = getattr(torch, asked.dtype)
+    if asked.name is not None:
+        model = load(asked.name, **options)
+    else:
+        model = random_backbone(asked.architecture or "", asked.config, recipe.seed, **options)
+    if reader_of(model).lacking() is not None:
+        raise BackboneError(f"the backbone '{asked.called}' has no tokenizer, which recipes need for texts")
     model.eval()
     return model
 
@@ -201,8 +238,10 @@ def _needed(recipe: Recipe) -> set[str]:
     for stage in recipe.train:
         found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
     evaluated = [*recipe.evaluate.expressions.values(), *(curve.expression for _, curve in curves(recipe))]
-    for text in evaluated:
-        found |= {recipe.evaluate.data.get(task, task) for task in task_names(text)}
+    tasks = [task for text in evaluated for task in task_names(text)]
+    if recipe.predict is not None and recipe.predict.examples is not None:
+        tasks += task_names(recipe.predict.expression)[:1]
+    found |= {recipe.evaluate.data.get(task, task) for task in tasks}
     return found
 
 

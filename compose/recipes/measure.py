@@ -14,9 +14,9 @@ from torch import Tensor
 from compose.dsl import Drop, Fuse, fuses, own_name, to_text
 from compose.recipes.experiment import Experiment, curves, single_plans, task_names
 from compose.recipes.schema import Compare, DropCurve
+from compose.runtime.readers import reader_of
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.shares import child_names, fusion_shares
-from compose.runtime.texts import batch_of
 from compose.train.evaluate import Answered, Scores, answer, evaluate, kind_of
 from compose.train.head_only import head_only
 from compose.train.metrics import MAIN
@@ -140,13 +140,13 @@ def _attention(plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[st
 
 
 def compare_passes(
-    experiment: Experiment, plan: RunnablePlan, texts: Sequence[str], compare: Compare
+    experiment: Experiment, plan: RunnablePlan, given: Sequence[Any], compare: Compare
 ) -> list[dict[str, Any]]:
     """One pass for all tasks against a pass for each: time, FLOPs and how far the answers are apart."""
     singles = single_plans(plan)
     found = []
     for count in compare.messages:
-        inputs = [texts[index % len(texts)] for index in range(count)]
+        inputs = [given[index % len(given)] for index in range(count)]
         batch, tokens = batch_of_inputs(experiment, inputs, None)
 
         def separate(batch: dict[str, Any] = batch) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def compare_passes(
         explained = plan.explain(rows=count, tokens=tokens)
         with torch.no_grad():
             a, b = together(), separate()
-        mask = batch["attention_mask"].bool()
+        mask = batch.get("attention_mask")
         found.append(
             {
                 "messages": count,
@@ -172,10 +172,11 @@ def compare_passes(
     return found
 
 
-def _difference(a: Tensor, b: Tensor, mask: Tensor) -> float:
+def _difference(a: Tensor, b: Tensor, mask: Tensor | None) -> float:
     """The largest difference of logits; those of padding say nothing."""
     gap = (a - b).abs()
-    return float((gap[mask] if gap.dim() == 3 and gap.shape[:2] == mask.shape else gap).max())
+    per_token = mask is not None and gap.dim() == 3 and gap.shape[:2] == mask.shape
+    return float((gap[mask.bool()] if mask is not None and per_token else gap).max())
 
 
 def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -193,8 +194,6 @@ def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
 
 def batch_of_inputs(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
     """Inputs as a batch, repeated to some number of rows, and how many tokens wide it is."""
-    items = encode_inputs(experiment.model, inputs)
-    features = [item.rows[0].features for item in items]
-    features = features if rows is None else [features[index % len(features)] for index in range(rows)]
-    batch = batch_of(features, experiment.model.tokenizer, experiment.model.device)
-    return batch, int(batch["input_ids"].shape[1])
+    found = [item.rows[0] for item in encode_inputs(experiment.model, inputs)]
+    found = found if rows is None else [found[index % len(found)] for index in range(rows)]
+    return dict(reader_of(experiment.model).batch(found)), max(len(row.words) for row in found)

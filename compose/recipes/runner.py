@@ -11,6 +11,7 @@ from typing import Any
 
 from compose.recipes import measure
 from compose.recipes.begun import begin, begun_with, is_done
+from compose.recipes.checks import owns_backbone
 from compose.recipes.console import Console, table
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable, settle
@@ -146,7 +147,7 @@ def run_once(job: Job, console: Console) -> Path:
     folder.write_json("metrics.json", results.to_dict())
     facts = {
         "recipe": recipe.name,
-        "backbone": recipe.backbone.name,
+        "backbone": recipe.backbone.called,
         "precision": experiment.model.precision,
         "seed": recipe.seed,
         **job.facts,
@@ -198,21 +199,23 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
 
 def _predict(experiment: Experiment, results: Results, console: Console) -> None:
     wanted = experiment.recipe.predict
-    if wanted is None or not wanted.texts:
+    new = experiment.new_inputs()
+    if wanted is None or not new:
         return
+    inputs = [given for _, given in new]
     plan = experiment.plan(("predict", "expression"), wanted.expression)
-    console.heading("new messages, all tasks in one pass")
-    cut = cut_inputs(experiment.model, wanted.texts)
-    _note_cut(results, console, "new messages", {"predict": (cut, len(wanted.texts))})
-    answers = plan.predict(list(wanted.texts), truncate=True)
+    console.heading("answers, all tasks in one pass")
+    cut = cut_inputs(experiment.model, inputs)
+    _note_cut(results, console, "new messages", {"predict": (cut, len(inputs))})
+    answers = plan.predict(inputs, truncate=True)
     results.predictions = [
         {"text": text, "answers": {str(task): found for task, found in answer.items()}}
-        for text, answer in zip(wanted.texts, answers, strict=True)
+        for (text, _), answer in zip(new, answers, strict=True)
     ]
     for prediction in results.predictions:
         console.say(answer_lines(prediction))
     if wanted.compare is not None:
-        results.compare = measure.compare_passes(experiment, plan, wanted.texts, wanted.compare)
+        results.compare = measure.compare_passes(experiment, plan, inputs, wanted.compare)
         console.heading("one pass against a pass for each task")
         console.say(compare_table(results.compare))
 
@@ -228,7 +231,7 @@ def _save(experiment: Experiment, folder: Path) -> None:
         model.save_head(name, folder / "heads" / name)
     text = _answering(recipe)
     if text is not None:
-        model.plan(text).save(folder / PLAN)
+        model.plan(text).save(folder / PLAN, with_backbone=owns_backbone(recipe))
 
 
 def _answering(recipe: Recipe) -> str | None:

@@ -80,7 +80,7 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     ]
     facts = {
         "recipe": job.recipe.name,
-        "backbone": job.recipe.backbone.name,
+        "backbone": job.recipe.backbone.called,
         **job.facts,
         "members": [trial.name for trial in trials],
         "failed": [trial.name for trial in trials if trial.run is None],

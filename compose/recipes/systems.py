@@ -70,7 +70,7 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
             },
             "boxes": [{"lines": list(box.text()), "sources": box.sources} for box in picture(explained.graph)],
             "rows": ROWS,
-            "tokens": TOKENS,
+            "tokens": explained.tokens,
             "flops": explained.flops,
             "separate_flops": explained.separate_flops,
             "plain_flops": explained.plain.flops,

@@ -84,7 +84,7 @@ def compare_table(found: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['largest_difference']:.0e}",
             ]
         )
-    header = ["messages", "one pass, ms", "separate, ms", "faster"]
+    header = ["inputs", "one pass, ms", "separate, ms", "faster"]
     header += ["one pass, GFLOPs", "separate, GFLOPs", "fewer", "difference"]
     return table(header, rows)
 

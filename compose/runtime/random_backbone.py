@@ -90,7 +90,8 @@ def _wrong_values(plain: Any, config: Mapping[str, Any]) -> Iterator[Problem]:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             yield Problem(f"config.{key} cannot be {value!r}", why=lines[-1] if lines else type(error).__name__)
         else:
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1 and "token_id" not in key:
+            size = type(getattr(plain, key)) is int and "token_id" not in key
+            if size and type(value) is int and value < 1:
                 yield Problem(f"config.{key} is {value}, but a number of at least 1 is needed")
 
 

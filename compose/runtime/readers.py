@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,12 +102,16 @@ class Images(Reader):
         return None
 
     def check(self, inputs: object) -> list[Image]:
-        if isinstance(inputs, str | bytes | Mapping) or not hasattr(inputs, "__len__"):
+        every: list[Any] | None = None
+        if isinstance(inputs, Iterable) and not isinstance(inputs, str | bytes | Mapping):
+            with suppress(TypeError):  # an array without dimensions
+                every = list(inputs)
+        if every is None:
             what = f"inputs of type {type(inputs).__name__}, but a list of images is needed"
             raise InputError(what, why=f"the backbone reads images of {self._wanted()}", hint="[image]")
         found: list[Image] = []
         problems = []
-        for index, given in enumerate(inputs):  # type: ignore[arg-type, var-annotated]
+        for index, given in enumerate(every):
             try:
                 image = given if isinstance(given, Image) else Image.of(given)
             except (ValueError, TypeError, RuntimeError) as error:

@@ -265,9 +265,12 @@ class RunnablePlan:
         outputs = self.plan.outputs if chosen is None else [self.plan.outputs[index] for index in chosen]
         return [self._head(output) for output in outputs]
 
-    def save(self, folder: Any, format: str = "native") -> None:
-        """Writes the composition as one folder: expression, adapters, fusions, heads; `native` or `adapterhub`."""
-        files.save_plan(self.model, self.expression, folder, format)
+    def save(self, folder: Any, format: str = "native", with_backbone: bool = False) -> None:
+        """Writes the composition as one folder: expression, adapters, fusions, heads; `native` or `adapterhub`.
+
+        `with_backbone` writes the backbone's weights too: where they were trained, or are in no file.
+        """
+        files.save_plan(self.model, self.expression, folder, format, with_backbone)
 
     def _after_step(self) -> None:
         """Advances what depends on the training step: the temperature of fusions that have one."""

@@ -13,6 +13,7 @@ from compose.recipes.report.figures import Line, Matrix
 from compose.recipes.report.page import Block, Figure, Items, Mono, Quote, Section, Sub, Table, rows_of, text
 from compose.recipes.report.runs import Run
 from compose.recipes.report.scores import file_name, percents
+from compose.recipes.schema.model import called
 from compose.recipes.tables import cut_line, gigaflops, told
 
 Point = Sequence[Mapping[str, Any]]
@@ -182,14 +183,14 @@ def compare(runs: Sequence[Run]) -> Section:
     ]
     if not rows:
         return Section("One pass against a pass for each task", ())
-    header = ["messages", "one pass, ms", "separate, ms", "faster"]
+    header = ["inputs", "one pass, ms", "separate, ms", "faster"]
     header += ["one pass, GFLOPs", "separate, GFLOPs", "fewer", "difference"]
     lead = "Times are medians of forward passes on this machine; the difference is the largest between logits."
     return Section("One pass against a pass for each task", (text(lead), rows_of(header, rows)))
 
 
 def answers(runs: Sequence[Run]) -> Section:
-    """What new messages were answered with; of several seeds, by the first."""
+    """What was answered to messages and to examples; of several seeds, by the first."""
     blocks: list[Block] = []
     for run in runs:
         if len(runs) > 1 and run.first.get("predictions"):
@@ -197,7 +198,7 @@ def answers(runs: Sequence[Run]) -> Section:
         for prediction in run.first.get("predictions") or []:
             found = prediction["answers"].items()
             blocks += [Quote(prediction["text"]), Items(tuple((f"{task}: {told(answer)}",) for task, answer in found))]
-    return Section("New messages", tuple(blocks))
+    return Section("Answers", tuple(blocks))
 
 
 def cut(runs: Sequence[Run]) -> Section:
@@ -209,7 +210,7 @@ def cut(runs: Sequence[Run]) -> Section:
 def lead(run: Run) -> list[Block]:
     """What a run was about."""
     backbone = run.recipe.get("backbone") or {}
-    name = backbone.get("name", "") if isinstance(backbone, dict) else str(backbone)
+    name = called(backbone) if isinstance(backbone, dict) else str(backbone)
     seeds = ", ".join(str(metrics["seed"]) for metrics in run.seeds)
     about = str(run.recipe.get("description") or "").strip()
     said = text("Backbone ", Mono(str(name)), f", {'seed' if len(run.seeds) == 1 else 'seeds'} {seeds}.")

@@ -96,8 +96,8 @@ def _wrong_values(plain: Any, config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _options(config: type) -> list[str]:
-    parameters = inspect.signature(config.__init__).parameters.values()
-    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD and each.name != "self"]
+    parameters = inspect.signature(config).parameters.values()
+    return [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
 
 
 def _first_line(error: Exception) -> str:

@@ -177,7 +177,7 @@ def _digest(value: object) -> str:
 def _plain(value: object) -> str:
     """What JSON has no form of; of tensors the digest, since what `str` tells of them is cut."""
     if isinstance(value, Tensor):
-        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(plain).hexdigest()}"
     return str(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-from compose.dsl import leaves
+from compose.dsl import Expression, fuses, leaves
 from compose.errors import ComposeError, Problem
 from compose.heads.spec import make_head_config
 from compose.recipes.document import Document, KeyPath
@@ -16,6 +16,12 @@ from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config
 
 DataProblems = Callable[[Sequence[str], Mapping[str, Sequence[str]], KeyPath, KeyPath, str], Iterator[Problem]]
 """What is wrong with the data of tasks; by task the sources chosen, where that is said, the expression, the part."""
+
+CURVES: tuple[tuple[str, Callable[[Expression], Sequence[object]], str], ...] = (
+    ("drop_curve", leaves, "adapter to drop"),
+    ("fusion_curve", fuses, "Fuse to prune"),
+)
+"""The curves that `evaluate` may ask for, and what their expressions must have."""
 
 
 class EvaluateChecks:
@@ -42,13 +48,15 @@ class EvaluateChecks:
                 continue
             for source, text in given.items():
                 every += yield from self._scored((*path, source), text, source)
-        curve = evaluate.drop_curve
-        if curve is not None:
-            path = ("evaluate", "drop_curve", "expression")
+        for key, changed, what in CURVES:
+            curve = getattr(evaluate, key)
+            if curve is None:
+                continue
+            path = ("evaluate", key, "expression")
             found = yield from self._scored(path, curve.expression)
             every += found
-            if found and not leaves(self.expressions.read(path, curve.expression)[0]):
-                yield self.document.place(path).problem("the expression has no adapter to drop")
+            if found and not changed(self.expressions.read(path, curve.expression)[0]):
+                yield self.document.place(path).problem(f"the expression has no {what}")
         for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
             for task in named:
                 if task not in every:

@@ -40,7 +40,7 @@ class Evaluated:
 
     Attributes:
         systems: by name their expressions: one, or one for each source.
-        curve: what the drop curve is of; None: there is none.
+        curves: by its key what each curve is of.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -56,18 +56,21 @@ class Evaluated:
                     Scored((*path, source), text, dict.fromkeys(task_names(text), (source,)), source)
                     for source, text in given.items()
                 )
-        curve = wanted.drop_curve
-        path = ("evaluate", "drop_curve", "expression")
-        self.curve = None if curve is None else self._scored(path, curve.expression)
+        asked = {"drop_curve": wanted.drop_curve, "fusion_curve": wanted.fusion_curve}
+        self.curves = {
+            key: self._scored(("evaluate", key, "expression"), curve.expression)
+            for key, curve in asked.items()
+            if curve is not None
+        }
 
     def _scored(self, path: KeyPath, text: str) -> Scored:
         return Scored(path, text, {task: sources_of(self._chosen, task) for task in task_names(text)})
 
     @property
     def expressions(self) -> list[Scored]:
-        """All of them, the drop curve's last."""
+        """All of them, those of curves last."""
         found = [each for members in self.systems.values() for each in members]
-        return [*found, *([self.curve] if self.curve else [])]
+        return [*found, *self.curves.values()]
 
     def by_task(self) -> dict[str, tuple[str, ...]]:
         """Of each task the sources that it is scored on, whichever expression answers."""

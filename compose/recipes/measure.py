@@ -103,13 +103,12 @@ def drop_curve(
         curve: the expression, and the numbers of layers.
         known: scores of expressions measured before, by their names in the recipe.
     """
-    wanted, scored = experiment.recipe.evaluate, experiment.evaluated.curve
-    assert scored is not None
+    wanted, scored = experiment.recipe.evaluate, experiment.evaluated.curves["drop_curve"]
     base = experiment.plan(scored.path, scored.text)
     examples = experiment.test_examples(next(scored.rounds()))
     plans = {first: experiment.model.plan(Drop(base.expression, first=first)) for first in curve.first}
     inputs = [example.input for example in next(iter(examples.values()))]
-    batch, tokens = _batch(experiment, inputs, SPEED_ROWS)
+    batch, tokens = batch_of_inputs(experiment, inputs, SPEED_ROWS)
     seconds = timed([partial(plan, **batch) for plan in plans.values()], SPEED_REPEATS)
     named = wanted.expressions
     full = next((known[name] for name, text in named.items() if text == curve.expression and name in known), None)
@@ -167,7 +166,7 @@ def compare_passes(
     found = []
     for count in compare.messages:
         inputs = [given[index % len(given)] for index in range(count)]
-        batch, tokens = _batch(experiment, inputs, None)
+        batch, tokens = batch_of_inputs(experiment, inputs, None)
 
         def separate(batch: dict[str, Any] = batch) -> dict[str, Any]:
             return {task: single(**batch)[task].logits for task, single in singles.items()}
@@ -212,7 +211,7 @@ def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
-def _batch(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
+def batch_of_inputs(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
     """Inputs as a batch, repeated to some number of rows, and how many tokens wide it is."""
     found = [item.rows[0] for item in encode_inputs(experiment.model, inputs)]
     found = found if rows is None else [found[index % len(found)] for index in range(rows)]

@@ -17,6 +17,7 @@ from compose.recipes.evaluated import Evaluated
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable, settle
 from compose.recipes.following import follow
+from compose.recipes.fusion_curve import fusion_curve
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.memory import forget_peak, peak_memory
@@ -25,9 +26,10 @@ from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe
 from compose.recipes.seeds import run_seeds
+from compose.recipes.smoke import NOTE, Smoke
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
-from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
+from compose.recipes.tables import answer_lines, compare_table, curve_table, cut_line, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
 from compose.train.processes import is_first
@@ -54,6 +56,7 @@ class Results:
     parts: list[dict[str, Any]] = field(default_factory=list)
     systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
+    fusion_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +75,7 @@ def run(
     console: Console | None = None,
     jobs: int = 1,
     resume: bool = False,
+    smoke: bool = False,
 ) -> Path:
     """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
 
@@ -86,6 +90,8 @@ def run(
         jobs: how many members of a sweep run side by side, each in a process of its own.
         resume: whether to go on with what an interrupted run of the same recipe left; where there is nothing, the run
             begins anew.
+        smoke: whether to try the recipe offline in seconds, with a tiny random backbone and made data in the place of
+            its own; see `Smoke`. The results go to `runs/` and the recipe's name with `-smoke`, and mean nothing.
 
     Returns:
         The folder, complete.
@@ -95,13 +101,16 @@ def run(
     """
     console = console or Console()
     started = time.time()
-    document, recipe = read_recipe(path, overrides)
-    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume)
+    made = Smoke(out) if smoke else None
+    document, recipe = read_recipe(path, overrides, made)
+    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume, made)
     if not is_first():
         return follow(job)
     settle(job.target)
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    if made is not None:
+        console.say(NOTE)
     done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
     console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
@@ -114,7 +123,7 @@ def run_job(job: Job, console: Console) -> Path:
 
 def run_once(job: Job, console: Console) -> Path:
     """Runs a recipe of one seed; gives its folder, complete."""
-    document, recipe, overrides = job.document, job.recipe, job.overrides
+    document, recipe = job.document, job.recipe
     forget_peak()
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
@@ -142,7 +151,7 @@ def run_once(job: Job, console: Console) -> Path:
         "backbone": recipe.backbone.called,
         "precision": experiment.model.precision,
         "seed": recipe.seed,
-        "overrides": list(overrides),
+        **job.facts,
         "fingerprints": {key: begun[key] for key in ("data", "backbone", "loaded")},
         "peak_memory_mib": peak_memory(),
     }
@@ -174,11 +183,13 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     if wanted.drop_curve is not None:
         console.heading("adapters dropped from the first layers")
         results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve, results.scores)
-        console.say(
-            drop_table(
-                results.drop_curve, results.main or measure.main_metrics(experiment, results.drop_curve[0]["scores"])
-            )
-        )
+        main = measure.main_metrics(experiment, results.drop_curve[0]["scores"])
+        console.say(curve_table(results.drop_curve, main, "first", "first layers dropped"))
+    if wanted.fusion_curve is not None:
+        console.heading("fusions that keep so many of their children")
+        results.fusion_curve = fusion_curve(experiment, wanted.fusion_curve)
+        main = measure.main_metrics(experiment, results.fusion_curve[0]["scores"])
+        console.say(curve_table(results.fusion_curve, main, "keep", "children kept"))
     if wanted.fusion_attention:
         results.fusion_attention = measure.fusion_attention(experiment)
         for name, found in results.fusion_attention.items():

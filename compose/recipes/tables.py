@@ -44,12 +44,19 @@ def spread(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['mean']:.1f}{half}"
 
 
-def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> str:
-    """Scores and speed by the number of first layers without adapters."""
+def curve_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str], key: str, title: str) -> str:
+    """Scores and speed by what a curve goes along.
+
+    Args:
+        curve: its points.
+        main: the main metric of each task.
+        key: of a point, where it is.
+        title: of that.
+    """
     tasks = list(curve[0]["scores"])
     rows = [
         [
-            f"{point['first']}",
+            f"{point[key]}",
             *(_percent(point["scores"][task][main[task]]) for task in tasks),
             _percent(point["mean"]),
             f"{point['milliseconds']:.0f}",
@@ -57,7 +64,7 @@ def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> s
         ]
         for point in curve
     ]
-    return table(["first layers dropped", *tasks, "mean", "ms", "GFLOPs"], rows)
+    return table([title, *tasks, "mean", "ms", "GFLOPs"], rows)
 
 
 def compare_table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from compose.recipes.schema.data import (
     Source,
     Table,
 )
-from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
+from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, FusionCurve, MetricName
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head, Made, Part
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
@@ -41,6 +41,7 @@ __all__ = [
     "Evaluate",
     "Files",
     "Fusion",
+    "FusionCurve",
     "Head",
     "Hub",
     "Jsonl",

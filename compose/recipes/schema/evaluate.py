@@ -59,6 +59,18 @@ class DropCurve(Section):
     first: Annotated[tuple[Natural, ...], Field(min_length=1)]
 
 
+class FusionCurve(Section):
+    """Scores and speed as fusions keep fewer children (AdapterDrop, Rücklé et al., 2021): those that they look at most.
+
+    Args:
+        expression: whose fusions are pruned.
+        keep: how many children each of them keeps, each in turn; one that has no more stays as it is.
+    """
+
+    expression: Text
+    keep: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
 class Evaluate(Section):
     """What to measure on the test parts.
 
@@ -71,6 +83,7 @@ class Evaluate(Section):
             Pearson's correlation, of entities their F1, of tokens the accuracy.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
+        fusion_curve: the numbers of children that fusions keep, and the expression.
         fusion_attention: whether to record where each fusion looks.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time, padding among them; where neither is given, as the device takes.
@@ -81,6 +94,17 @@ class Evaluate(Section):
     metrics: dict[str, Metrics] = {}
     baselines: tuple[Baseline, ...] = ()
     drop_curve: DropCurve | None = None
+    fusion_curve: FusionCurve | None = None
     fusion_attention: Flag = False
     batch_size: Count | None = None
     batch_tokens: Count | None = None
+
+    def texts(self) -> list[str]:
+        """The expressions of all systems."""
+        every = [[given] if isinstance(given, str) else list(given.values()) for given in self.expressions.values()]
+        return [text for texts in every for text in texts]
+
+    def texts_for(self, source: str) -> list[str]:
+        """The expressions that are for one source, this one."""
+        found = [given.get(source) for given in self.expressions.values() if not isinstance(given, str)]
+        return [text for text in found if text is not None]

@@ -125,6 +125,8 @@ def _problems(experiment: Experiment, stage: Stage, index: int) -> Iterator[Prob
         yield Problem(f"the peer trains one adapter, not {stage.expression}", where=where)
     elif experiment.model.heads[stage.expression].config.kind not in PREDICTION:
         yield Problem("the peer's program has no such head", where=where, legal=tuple(PREDICTION))
+    elif any(isinstance(each.target, tuple) != isinstance(each.input, list) for each in _train(experiment, stage)):
+        yield Problem("the peer's program reads tags of words, and no other lists of labels", where=where)
     for key, value in PLAIN.items():
         if getattr(stage, key) != value:
             yield Problem(f"the peer's program knows no {key} but {value}", where=f"{where}.{key}")
@@ -153,6 +155,10 @@ def _job(experiment: Experiment, stage: Stage, index: int, folder: Path, start: 
     model.save_adapter(task, job.folder / "files", with_head=True, format="adapterhub")
     (job.folder / "job.json").write_text(job.content, "utf-8")
     return job
+
+
+def _train(experiment: Experiment, stage: Stage) -> tuple[Example, ...]:
+    return experiment.stage_examples(stage)[stage.expression]
 
 
 def _test(experiment: Experiment, task: str) -> tuple[Example, ...]:

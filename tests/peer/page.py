@@ -16,7 +16,10 @@ def page(found: Mapping[str, Any]) -> str:
     Args:
         found: the results, as the JSON file holds them.
     """
-    return "\n\n".join([f"# {TITLE}", *_told(found), _scores(found), *_verdict(found), *_costs(found), _again(found)]) + "\n"
+    return (
+        "\n\n".join([f"# {TITLE}", *_told(found), _scores(found), *_verdict(found), *_costs(found), _again(found)])
+        + "\n"
+    )
 
 
 def _told(found: Mapping[str, Any]) -> list[str]:
@@ -27,12 +30,13 @@ def _told(found: Mapping[str, Any]) -> list[str]:
         else "the peer begins with the weights that compose begins with, and draws its own dropout"
     )
     return [
-        f"The recipe `{found['recipe']}`, trained by compose and by AdapterHub's `adapters` {peer['adapters']}: the same "
-        f"backbone and frozen weights, the same rows in the same batches, adapters and heads of the same configuration "
-        f"(written by compose as AdapterHub's own files), AdapterHub's own composition of the forward pass, and the same "
-        f"loop around it: AdamW, the learning rate's way, the norm that gradients are cut to. AdapterHub's side "
-        f"tokenises by itself; compose's metrics score both. What differs is chance: {begin}.",
-        f"Means over {len(seeds)} seeds, in percent, with 95 % intervals (Student's t); differences are paired by seed.",
+        f"The recipe `{found['recipe']}`, trained by compose and by AdapterHub's `adapters` {peer['adapters']}: the "
+        f"same backbone, the same rows in the same batches, adapters and heads of the same configuration, handed over "
+        f"as AdapterHub's own files, and the same loop: AdamW, the way of the learning rate, the norm that gradients "
+        f"are cut to. AdapterHub tokenises the texts by itself, and compose's metrics score what both answer. What "
+        f"differs is chance: {begin}. (From the same weights and without dropout both have the same losses; "
+        f"`tests/peer/test_peer_training.py` holds them to it.)",
+        f"Means over {len(seeds)} seeds, in percent, with 95 % intervals (Student's t); differences are by seed.",
     ]
 
 
@@ -49,16 +53,16 @@ def _scores(found: Mapping[str, Any]) -> str:
 
 def _verdict(found: Mapping[str, Any]) -> list[str]:
     every = {**found["tasks"], "the mean": found["mean"]}
+    if found["mean"]["difference"]["low"] is None:
+        return ["One seed says nothing of noise."]
     beyond = [name for name, each in every.items() if not within_noise(each["difference"])]
     if not beyond:
         return ["All differences are within noise: their intervals hold 0."]
     return [f"Beyond noise, since the interval does not hold 0: {', '.join(beyond)}."]
 
 
-def within_noise(difference: Mapping[str, Any]) -> bool | None:
-    """Whether the interval of a difference holds 0; None without an interval, of one seed."""
-    if difference["low"] is None:
-        return None
+def within_noise(difference: Mapping[str, Any]) -> bool:
+    """Whether the interval of a difference holds 0."""
     return bool(difference["low"] <= 0 <= difference["high"])
 
 
@@ -82,9 +86,10 @@ def _costs(found: Mapping[str, Any]) -> list[str]:
 
 def _again(found: Mapping[str, Any]) -> str:
     return (
-        "To do it again, from a checkout; `PYTHON` is an interpreter that has `adapters` (`make test-peer` makes one in "
-        "`.venv-peer`), `FOLDER` holds the data that the recipe names. What is done is kept, so that the same command "
-        "goes on after an interruption. All figures, by seed, are in `peer.json` beside this page.\n\n"
+        "To do it again, from a checkout: `PYTHON` is an interpreter that has `adapters` (`make test-peer` makes one "
+        "in `.venv-peer`), `FOLDER` holds the data that the recipe names. What is done is kept, so that the same "
+        "command goes on after an interruption. All figures, by seed, are in "
+        "[peer.json](peer.json).\n\n"
         f"<!-- no-run: takes long, and needs the peer -->\n```console\n$ {found['command']}\n```"
     )
 

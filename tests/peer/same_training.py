@@ -65,7 +65,7 @@ def compare(
     ours, theirs = {}, {}
     folder = runs / "compose"
     for seed in seeds:
-        one = [*overrides, f"seeds=[{seed}]"]
+        one = [*overrides, f"seeds=[{seed}]"] if read.seeds else overrides
         done = run(find(recipe), one, folder / seed_folder(seed), resume=True)
         ours[seed] = json.loads((done / "metrics.json").read_text("utf-8"))
         jobs, theirs[seed] = peer_seed(document, read, seed, peer, runs / f"peer-{start}", threads, start)
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="where peer.md and peer.json go")
     parser.add_argument("--note", default="", help="a sentence for the page, on what else the machine did")
     given = parser.parse_args(arguments)
-    overrides = [f"data_folder={Path(given.data).absolute()}", *getattr(given, "set")]
+    overrides = [f"data_folder={Path(given.data).absolute()}", *given.set]
     try:
         found = compare(given.recipe, overrides, given.peer, given.runs, given.threads, given.start)
     except ComposeError as error:
@@ -197,7 +197,7 @@ def command(given: argparse.Namespace) -> str:
     """The command that does the same again, without places of this machine."""
     parts = ["python -m tests.peer.same_training --peer PYTHON --data FOLDER"]
     parts += [f"--recipe {given.recipe}"] if given.recipe != RECIPE else []
-    parts += [f"--set {each}" for each in getattr(given, "set")]
+    parts += [f"--set {each}" for each in given.set]
     parts += [f"--start {given.start}"] if given.start != "own" else []
     parts += [f"--threads {given.threads}"] if given.threads != 1 else []
     return " ".join(parts)

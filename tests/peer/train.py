@@ -59,9 +59,7 @@ def token_labels(tags: Sequence[str], ids: Mapping[str, int], words: Sequence[in
     return labels
 
 
-def word_tags(
-    logits: torch.Tensor, names: Sequence[str], words: Sequence[int | None], count: int
-) -> list[str | None]:
+def word_tags(logits: torch.Tensor, names: Sequence[str], words: Sequence[int | None], count: int) -> list[str | None]:
     """The tag of each word, that of its first token; None of a word that was cut off."""
     places = first_pieces(words)
     best = logits.argmax(-1).tolist()
@@ -130,8 +128,8 @@ class Training:
         """Inputs as rows, and the word of each token."""
         rows, words = [], []
         for example in examples:
-            given = example["input"]
-            texts, split = ([given], True) if example["words"] else (given if isinstance(given, list) else [given], False)
+            given, split = example["input"], example["words"]
+            texts = given if isinstance(given, list) and not split else [given]
             found = self.tokenizer(
                 *texts, is_split_into_words=split, truncation=True, max_length=self.job["max_length"]
             )

@@ -17,6 +17,7 @@ from compose.recipes.schema import Hub
 from compose.recipes.shipped import Shipped, bundled, bundled_files, copy, find, home, shipped
 from compose.recipes.sources import read_sources
 from compose.recipes.validate import read_recipe, validate
+from tests.recipes.brought import bring
 from tests.recipes.small import SMALL
 
 
@@ -25,14 +26,14 @@ def test_there_is_a_quickstart() -> None:
 
 
 @pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped) -> None:
-    document, _ = read_recipe(recipe.path)
-    assert document.text.startswith(f"# compose run {recipe.name}\n")
+def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped, tmp_path: Path) -> None:
+    document, _ = read_recipe(recipe.path, bring(recipe, tmp_path))
+    assert re.match(rf"# compose run {recipe.name}( --.+)?\n", document.text)
 
 
 @pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped) -> None:
-    document, read = read_recipe(recipe.path)
+def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped, tmp_path: Path) -> None:
+    document, read = read_recipe(recipe.path, bring(recipe, tmp_path))
     head = next(iter(read.heads))
     labels = ["5e-5", "no", "true", "~", "a: b", " x", "- y", "#z", "010", "0x1F", "1_0", "<<", "ü"]
     if not isinstance(read.data[head], Hub):  # a head's labels are held against those of the files

@@ -24,6 +24,7 @@ def page(found: Mapping[str, Any]) -> str:
 
 def _told(found: Mapping[str, Any]) -> list[str]:
     peer, seeds = found["versions"]["peer"], found["seeds"]
+    count = f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     begin = (
         "each library draws its own initial weights and dropout"
         if found["start"] == "own"
@@ -36,7 +37,7 @@ def _told(found: Mapping[str, Any]) -> list[str]:
         f"are cut to. AdapterHub tokenises the texts by itself, and compose's metrics score what both answer. What "
         f"differs is chance: {begin}. (From the same weights and without dropout both have the same losses; "
         f"`tests/peer/test_peer_training.py` holds them to it.)",
-        f"Means over {len(seeds)} seeds, in percent, with 95 % intervals (Student's t); differences are by seed.",
+        f"Means over {count}, in percent, with 95 % intervals (Student's t); differences are paired by seed.",
     ]
 
 

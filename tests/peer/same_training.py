@@ -11,7 +11,6 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from compose.errors import ComposeError
 from compose.recipes.aggregate import Metrics, difference, estimate
 from compose.recipes.document import Document
 from compose.recipes.experiment import build
-from compose.recipes.job import Job as RecipeJob
 from compose.recipes.manifest import seed_folder
 from compose.recipes.runner import run
 from compose.recipes.schema import Recipe
@@ -78,8 +76,7 @@ def peer_seed(
 ) -> tuple[list[Job], Results]:
     """The jobs of one seed, and what the peer found, by task."""
     place = folder / seed_folder(seed)
-    of_seed = replace(RecipeJob(document, recipe, (), place)).of_seed(seed, place).recipe
-    experiment = build(of_seed, document)
+    experiment = build(recipe.model_copy(update={"seed": seed, "seeds": ()}), document)
     jobs = make_jobs(experiment, place, start)
     do_jobs(peer, jobs, threads)
     found = {}

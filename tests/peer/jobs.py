@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -73,13 +73,14 @@ class Job:
         return found if found["job"] == self.digest else None
 
 
-def make_jobs(experiment: Experiment, folder: Path, start: Start = "own") -> list[Job]:
+def make_jobs(experiment: Experiment, folder: Path, start: Start = "own", exact: int | None = None) -> list[Job]:
     """Writes a job for each stage of an experiment, in a folder of its task's name.
 
     Args:
         experiment: as it is before training.
         folder: where to.
         start: whose weights they begin with.
+        exact: train so many steps only, without dropout, and answer nothing.
 
     Raises:
         ConfigError: stages that the peer's program cannot do.
@@ -88,7 +89,7 @@ def make_jobs(experiment: Experiment, folder: Path, start: Start = "own") -> lis
     problems = [problem for index, stage in enumerate(stages) for problem in _problems(experiment, stage, index)]
     if problems:
         raise ConfigError(problems)
-    return [_job(experiment, stage, index, folder, start) for index, stage in enumerate(stages)]
+    return [_job(experiment, stage, index, folder, start, exact) for index, stage in enumerate(stages)]
 
 
 def do_jobs(peer: str, jobs: Sequence[Job], threads: int) -> None:
@@ -132,14 +133,16 @@ def _problems(experiment: Experiment, stage: Stage, index: int) -> Iterator[Prob
             yield Problem(f"the peer's program knows no {key} but {value}", where=f"{where}.{key}")
 
 
-def _job(experiment: Experiment, stage: Stage, index: int, folder: Path, start: Start) -> Job:
+def _job(experiment: Experiment, stage: Stage, index: int, folder: Path, start: Start, exact: int | None) -> Job:
     model, task, settings = experiment.model, stage.expression, settings_of(experiment, stage, index)
+    settings = settings if exact is None else replace(settings, max_steps=exact)
     examples = experiment.stage_examples(stage)
     steps = Schedule(row_groups(model, examples), settings).steps
     content = {
         "backbone": locate_backbone(experiment.recipe.backbone.name),
         "max_length": longest(model.tokenizer, model.backbone),
         "start": start,
+        "dropout": exact is None,
         "seed": settings.seed,
         "settings": {
             "learning_rate": settings.learning_rate,
@@ -149,7 +152,7 @@ def _job(experiment: Experiment, stage: Stage, index: int, folder: Path, start: 
         },
         "steps": [[step.places for step in epoch] for _, epoch in groupby(steps, key=lambda step: step.epoch)],
         "train": [{**_input(example), "target": example.target} for example in examples[task]],
-        "test": [_input(example) for example in _test(experiment, task)],
+        "test": [_input(example) for example in (_test(experiment, task) if exact is None else ())],
     }
     job = Job(task, folder / task, json.dumps(content, ensure_ascii=False))
     model.save_adapter(task, job.folder / "files", with_head=True, format="adapterhub")

@@ -17,7 +17,17 @@ def page(found: Mapping[str, Any]) -> str:
         found: the results, as the JSON file holds them.
     """
     return (
-        "\n\n".join([f"# {TITLE}", *_told(found), _scores(found), *_verdict(found), *_costs(found), _again(found)])
+        "\n\n".join(
+            [
+                f"# {TITLE}",
+                *_told(found),
+                _scores(found),
+                *_verdict(found),
+                *_exact(found["exact"]),
+                *_costs(found),
+                _again(found),
+            ]
+        )
         + "\n"
     )
 
@@ -35,8 +45,7 @@ def _told(found: Mapping[str, Any]) -> list[str]:
         f"same backbone, the same rows in the same batches, adapters and heads of the same configuration, handed over "
         f"as AdapterHub's own files, and the same loop: AdamW, the way of the learning rate, the norm that gradients "
         f"are cut to. AdapterHub tokenises the texts by itself, and compose's metrics score what both answer. What "
-        f"differs is chance: {begin}. (From the same weights and without dropout both have the same losses; "
-        f"`tests/peer/test_peer_training.py` holds them to it.)",
+        f"differs is chance: {begin}.",
         f"Means over {count}, in percent, with 95 % intervals (Student's t); differences are paired by seed.",
     ]
 
@@ -65,6 +74,18 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
 def within_noise(difference: Mapping[str, Any]) -> bool:
     """Whether the interval of a difference holds 0."""
     return bool(difference["low"] <= 0 <= difference["high"])
+
+
+def _exact(found: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [task, f"{each['compose'][0]:.6f}", f"{each['compose'][-1]:.6f}", f"{each['largest_difference']:.1e}"]
+        for task, each in found["tasks"].items()
+    ]
+    header = ["task", "loss of the first step", f"of step {found['steps']}", "largest difference of any step"]
+    return [
+        "Without chance, from the same initial weights and without dropout, the losses of the first steps are:",
+        _table(header, rows),
+    ]
 
 
 def _costs(found: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from compose.recipes.runner import run
 from compose.recipes.schema import Recipe
 from compose.recipes.shipped import find
 from compose.recipes.validate import read_recipe
+from tests.peer.exact import STEPS, same_steps
 from tests.peer.jobs import Job, Start, do_jobs, make_jobs, peer_scores
 from tests.peer.page import page
 
@@ -62,13 +63,17 @@ def compare(
     seeds = read.seeds or (read.seed,)
     ours, theirs = {}, {}
     folder = runs / "compose"
+    experiment = build(read.model_copy(update={"seed": seeds[0], "seeds": ()}), document)
+    exact = same_steps(experiment, make_jobs(experiment, runs / "exact", "compose", STEPS), peer, threads)
+    apart = max(each["largest_difference"] for each in exact["tasks"].values())
+    say(f"from the same weights, without dropout: losses of {STEPS} steps are at most {apart:.1e} apart")
     for seed in seeds:
         one = [*overrides, f"seeds=[{seed}]"] if read.seeds else overrides
         done = run(find(recipe), one, folder / seed_folder(seed), resume=True)
         ours[seed] = json.loads((done / "metrics.json").read_text("utf-8"))
         jobs, theirs[seed] = peer_seed(document, read, seed, peer, runs / f"peer-{start}", threads, start)
         say(f"seed {seed}: " + ", ".join(f"{job.task} {told(ours[seed], theirs[seed], job.task)}" for job in jobs))
-    return results(read, ours, theirs) | {"start": start, "threads": threads}
+    return results(read, ours, theirs) | {"start": start, "threads": threads, "exact": exact}
 
 
 def peer_seed(

@@ -21,6 +21,8 @@ def test_the_same_weights_learn_the_same(tmp_path: Path) -> None:
         assert each["last_loss"]["peer"]["values"] == pytest.approx(each["last_loss"]["compose"]["values"], abs=1e-4)
         assert each["peer"]["values"] == pytest.approx(each["compose"]["values"])
         assert each["trained_parameters"]["peer"] == each["trained_parameters"]["compose"]
+    steps = found["exact"]["tasks"]
+    assert all(len(each["peer"]) == 8 and each["largest_difference"] < 1e-4 for each in steps.values())
     # All of it was kept: nobody is asked again.
     assert compare(recipe, [], "no such interpreter", tmp_path / "runs", start="compose") == found
     own = compare(recipe, [], PEER, tmp_path / "runs")

@@ -63,6 +63,13 @@ def test_answers_are_scored_and_kept_for_the_same_job_only(tmp_path: Path) -> No
     assert other[0].answers() is None and other[1].answers() is not None
 
 
+def test_a_job_without_chance_has_some_steps_and_no_dropout(tmp_path: Path) -> None:
+    letter, _ = make_jobs(experiment(write_small(tmp_path)), tmp_path / "jobs", "compose", exact=5)
+    told = json.loads(letter.content)
+    assert [len(epoch) for epoch in told["steps"]] == [4, 1]
+    assert (told["dropout"], told["start"], told["test"]) == (False, "compose", [])
+
+
 def test_what_the_peer_cannot_do_is_said_at_once(tmp_path: Path) -> None:
     path = write_small(tmp_path)
     changed = ("train.0.scheduler=cosine", "train.1.regime=full")
@@ -101,7 +108,9 @@ def found(values: dict[str, tuple[list[float], list[float]]], recipe: Any) -> di
             }
             for task, each in values.items()
         }
+    steps = {"compose": [1.0, 0.5], "peer": [1.0, 0.50001], "largest_difference": 1e-5}
     told = {"command": "python ...", "note": "", "made": "today", "start": "own", "threads": 1}
+    told |= {"exact": {"steps": 2, "seed": 3, "tasks": dict.fromkeys(values, steps)}}
     return results(recipe, ours, theirs) | told
 
 
@@ -116,6 +125,7 @@ def test_the_page_has_differences_paired_by_seed(tmp_path: Path) -> None:
     assert "| town (accuracy) | 28 / 28 | 60.0 ± 127.1 | 50.0 ± 127.1 | +10.0 ± 0.0 |" in text
     assert "Beyond noise, since the interval does not hold 0: town." in text
     assert "| letter | 8 | 2 | 3 |" in text
+    assert "| town | 1.000000 | 0.500000 | 1.0e-05 |" in text
     assert "within noise" in page(found({"letter": values["letter"], "town": values["letter"]}, recipe))
 
 

@@ -106,7 +106,8 @@ class Training:
         seconds = time.perf_counter() - start
         return {
             "answers": self._answers(),
-            "losses": losses,
+            "losses": [sum(steps) / len(steps) for steps in losses],
+            "step_losses": losses,
             "seconds": seconds,
             "trained_parameters": sum(parameter.numel() for parameter in trained),
             "threads": torch.get_num_threads(),
@@ -114,7 +115,11 @@ class Training:
 
     def _model(self) -> Any:
         adapters = importlib.import_module("adapters")
-        model = adapters.AutoAdapterModel.from_pretrained(self.job["backbone"])
+        config = transformers.AutoConfig.from_pretrained(self.job["backbone"])
+        if not self.job["dropout"]:
+            for name in [name for name, value in config.to_dict().items() if "drop" in name and value]:
+                setattr(config, name, 0.0)
+        model = adapters.AutoAdapterModel.from_pretrained(self.job["backbone"], config=config)
         files = self.folder / "files"
         if self.job["start"] == "compose":
             model.load_adapter(str(files), load_as=NAME, use_safetensors=True, set_active=True)
@@ -137,8 +142,8 @@ class Training:
             rows.append(dict(found))
         return rows, words
 
-    def _train(self, rows: Rows, trained: Sequence[nn.Parameter]) -> list[float]:
-        """The steps; gives the mean loss of each epoch."""
+    def _train(self, rows: Rows, trained: Sequence[nn.Parameter]) -> list[list[float]]:
+        """The steps; gives their losses, epoch by epoch."""
         settings, epochs = self.job["settings"], self.job["steps"]
         total = sum(map(len, epochs))
         rising = max(1, round(total * settings["warmup"]))
@@ -165,7 +170,7 @@ class Training:
                 schedule.step()
                 optimizer.zero_grad()
                 found.append(float(loss))
-            losses.append(sum(found) / len(found))
+            losses.append(found)
         return losses
 
     def _batch(self, rows: Rows) -> dict[str, torch.Tensor]:

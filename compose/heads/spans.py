@@ -63,10 +63,12 @@ class Window(NamedTuple):
     Args:
         logits: of its one row, without padding.
         words: for each token the index of its word in the source, or None.
+        tokens: where each token comes from.
     """
 
     logits: Tensor
     words: tuple[int | None, ...]
+    tokens: tuple[Token, ...] = ()
 
 
 def words_of(tokens: Sequence[Token], texts: Sequence[str]) -> tuple[tuple[Word, ...], tuple[int | None, ...]]:

@@ -17,16 +17,16 @@ from compose.dsl import (
     own_name,
 )
 from compose.errors import ComposeError, FileError, Problem
-from compose.heads.spec import ClassificationConfig, TaggingConfig, make_head_config
+from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
-from compose.recipes.data_checks import fit_problem, lacking_labels, source_problems
+from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.saved import load_problems, stated
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
-from compose.train.metrics import ERRORS, METRICS, Kind
+from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -45,9 +45,7 @@ def answers_of(head: Head) -> Kind | None:
         config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
     except ComposeError:  # which is said at the head
         return None
-    if isinstance(config, ClassificationConfig):
-        return config.problem
-    return "tagging" if isinstance(config, TaggingConfig) else None
+    return kind_of_config(config)
 
 
 def _first_metrics(kind: Kind) -> tuple[str, ...]:
@@ -235,6 +233,9 @@ class _Checker:
             elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
                 what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
                 yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            elif head is not None and lacks_answers(head, source, self.folder):
+                what = f"data.{name} has questions without an answer, but the head '{task}' always answers"
+                yield self._at(("heads", task), what, key=True, hint="unanswerable: true")
             if part == "test" and head is not None and head.kind == "causal_lm":
                 yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
             if part == "test" and not has_test(source):
@@ -269,6 +270,16 @@ class _Checker:
                     yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
         for task, metrics in evaluate.metrics.items():
             yield from self._metrics(task, metrics)
+        yield from self._baselines(dict.fromkeys(every))
+
+    def _baselines(self, tasks: Mapping[str, None]) -> Iterator[Problem]:
+        """Whether there are baselines for all tasks."""
+        for number, baseline in enumerate(self.recipe.evaluate.baselines):
+            for task in tasks if baseline == "tfidf" else ():
+                head = self.recipe.heads.get(task)
+                if head is not None and answers_of(head) == "answer":
+                    what = f"there is no baseline '{baseline}' for the {head.kind} head '{task}'"
+                    yield self._at(("evaluate", "baselines", number), what, hint="head_only")
 
     def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
         """Whether what is to be measured of a task can be, and makes a mean."""

@@ -182,7 +182,7 @@ def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
     """The labels of a head: its own, else those that its data has; None for kinds without labels, and
     where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in (None, "regression", "causal_lm"):
+    if head.labels is not None or head.kind in (None, "regression", "causal_lm", "question_answering"):
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])

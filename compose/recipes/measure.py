@@ -42,8 +42,10 @@ def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
 
 
 def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
-    """How many texts of the test part are longer than the backbone takes, of how many, by task."""
+    """How many texts of the test part are longer than the backbone takes and cut, of how many, by task."""
     wanted = experiment.recipe.evaluate
+    if wanted.stride is not None:
+        return {}
     curve = [wanted.drop_curve.expression] if wanted.drop_curve else []
     tasks = dict.fromkeys(task for text in (*wanted.expressions.values(), *curve) for task in task_names(text))
     sources = {task: wanted.data.get(task, task) for task in tasks}
@@ -58,7 +60,8 @@ def answers(experiment: Experiment) -> dict[str, dict[str, Answered]]:
     found = {}
     for name, text in wanted.expressions.items():
         plan = experiment.plan(("evaluate", "expressions", name), text)
-        found[name] = answer(plan, experiment.test_examples(task_names(text)), wanted.batch_size, wanted.batch_tokens)
+        options = wanted.batch_size, wanted.batch_tokens, wanted.stride
+        found[name] = answer(plan, experiment.test_examples(task_names(text)), *options)
     train = experiment.train_examples()
     tasks = [task for task in dict.fromkeys(t for each in found.values() for t in each) if task in train]
     for baseline in wanted.baselines:
@@ -96,7 +99,7 @@ def drop_curve(
     found = []
     for (first, plan), took in zip(plans.items(), seconds, strict=True):
         limits = wanted.batch_size, wanted.batch_tokens
-        scores = full if full and first == 0 else evaluate(plan, examples, *limits, wanted.metrics)
+        scores = full if full and first == 0 else evaluate(plan, examples, *limits, wanted.metrics, wanted.stride)
         found.append(
             {
                 "first": first,

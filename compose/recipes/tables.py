@@ -109,6 +109,8 @@ def told(answer: Mapping[str, Any]) -> str:
         return ", ".join(answer["labels"]) or "none"
     if "entities" in answer:
         return ", ".join(f"{found['text']} ({found['type']})" for found in answer["entities"]) or "none"
+    if "answer" in answer:
+        return f"{answer['answer'] or 'no answer'} ({_percent(answer['probability'])})"
     return ", ".join(f"{key} {value}" for key, value in answer.items())
 
 

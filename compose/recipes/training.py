@@ -62,7 +62,11 @@ class Training:
         counts = {task: len(members) for task, members in examples.items()}
         console.say(str(trainable))
         console.say("examples: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
-        groups = row_groups(model, examples)
+        with located(experiment.document, ("train", index)):
+            groups = row_groups(model, examples, stage.stride)
+        rows = {task: len(group.rows) for group in groups for task in group.tasks}
+        if rows != counts:
+            console.say("windows: " + ", ".join(f"{task} {count}" for task, count in rows.items()))
         self.note_cut(f"train {name}", {task: (group.cut, counts[task]) for group in groups for task in group.tasks})
         for pruned in prune_before(experiment, stage, index, plan):
             console.say(str(pruned))
@@ -129,6 +133,7 @@ def settings_of(experiment: Experiment, stage: Stage, index: int) -> Settings:
         class_weights=class_weights_of(experiment, stage),
         early_stopping=None if early is None else EarlyStopping(early.patience, early.metric),
         log=experiment.recipe.log,
+        stride=stage.stride,
     )
 
 

@@ -14,7 +14,7 @@ from compose.heads.head import Head
 from compose.heads.output import Key, MultiHeadOutput
 from compose.heads.spans import Window
 from compose.runtime.batches import batches, default_tokens, limit_problems
-from compose.runtime.texts import Item, Row, batch_of, check, encode, longest
+from compose.runtime.texts import Input, Item, Row, batch_of, check, encode, longest
 
 Prediction = dict[Key, dict[str, Any]]
 """An input's answers by task; by position where a task has no name of its own."""
@@ -60,7 +60,8 @@ def predict(
             given, 1,024 on a CPU, whose caches hold no more, and 16,384 elsewhere.
         truncate: cut what is longer than the backbone takes.
         stride: instead, cut it into windows that overlap by so many tokens: probabilities and values are
-            averaged, and each word is tagged by the window in which it is farthest from the edges.
+            averaged, each word is tagged by the window in which it is farthest from the edges, and of windows'
+            answers the best one wins.
         route: for plans with Route, the task of each input.
         tasks: the tasks wanted, all by default.
         together: run all inputs as one batch in the order given, for plans whose rows are told apart by
@@ -69,7 +70,8 @@ def predict(
     Returns:
         For each input, in the order given, a mapping of task to prediction. What a prediction says is its
         head's matter: `label`, `probability` and `probabilities`; `labels` and `probabilities`; `value`;
-        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `next`.
+        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `answer`
+        (its start and end in the second text, score and probability); `next`.
 
     Raises:
         InputError: inputs of a wrong type or too long, or options that do not fit; all of them at once.
@@ -77,6 +79,7 @@ def predict(
     model, heads = plan.model, plan.heads_of(tasks)
     given = check(inputs)
     _check_options(model, len(given), batch_size, batch_tokens, truncate, stride, route)
+    _check_pairs(given, heads, route)
     if not given:
         return []
     limit = longest(model.tokenizer, model.backbone)
@@ -132,6 +135,18 @@ def _check_options(
         raise InputError(problems)
 
 
+def _check_pairs(given: Sequence[Input], heads: Sequence[Head], route: Sequence[str] | None) -> None:
+    """InputError: an input is one text alone, but a head whose task it is reads pairs."""
+    problems = []
+    for head in (head for head in heads if head.needs_pair):
+        for index, each in enumerate(given):
+            if not isinstance(each, tuple) and (route is None or route[index] == head.name):
+                what = f"one text alone, but task '{head.name}' answers a question by a text"
+                problems.append(Problem(what, where=f"input {index}", hint="a pair: (question, text)"))
+    if problems:
+        raise InputError(problems)
+
+
 class _Collected:
     """The windows of each input, until all of them are there and can be decoded: nothing is kept for longer."""
 
@@ -165,7 +180,7 @@ def _rows(logits: Tensor | None, rows: Tensor | None, count: int) -> Iterator[tu
 def _window(logits: Tensor, row: Row, width: int, head: Head) -> Window:
     """A row's logits without those of its padding."""
     per_token = head.per_token or (logits.dim() > 1 and logits.shape[0] == width)
-    return Window(logits[: len(row.words)] if per_token else logits, row.words)
+    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.tokens)
 
 
 @contextmanager

@@ -27,10 +27,11 @@ _TOKENIZING = threading.Lock()
 
 
 class Row(NamedTuple):
-    """One row for the backbone: features by name, and for each token the index of its word."""
+    """One row for the backbone: features by name, for each token the index of its word, and where it comes from."""
 
     features: dict[str, list[int]]
     words: tuple[int | None, ...]
+    tokens: tuple[Token, ...] = ()
 
 
 class Item(NamedTuple):
@@ -115,7 +116,7 @@ def encode(
     """
     if words and not tokenizer.is_fast:
         raise InputError(
-            "a tagging head needs to know where tokens come from",
+            "a tagging or question answering head needs to know where tokens come from",
             why="this tokenizer cannot tell",
             hint="a fast one",
         )
@@ -173,9 +174,12 @@ def _tokenized(
             features, rust = {name: [blank.get(name, 1)] for name in features}, None
         words: tuple[Word, ...] = ()
         places: tuple[int | None, ...] = (None,) * len(features["input_ids"])
+        tokens: list[Token] = []
         if wanted:
-            words, places = _words(given, texts[index], _tokens(rust, len(places)))
-        yield Source(tuple(texts[index]), words, isinstance(given, list), text_of), Row(features, places), rust
+            tokens = _tokens(rust, len(places))
+            words, places = _words(given, texts[index], tokens)
+        source = Source(tuple(texts[index]), words, isinstance(given, list), text_of)
+        yield source, Row(features, places, tuple(tokens)), rust
 
 
 def _tokens(rust: Any | None, count: int) -> list[Token]:
@@ -239,7 +243,8 @@ def _windows(sequences: Sequence[int | None], limit: int, stride: int) -> list[l
 
 def _cut(row: Row, places: Sequence[int]) -> Row:
     features = {name: [values[place] for place in places] for name, values in row.features.items()}
-    return Row(features, tuple(row.words[place] for place in places))
+    tokens = tuple(row.tokens[place] for place in places) if row.tokens else ()
+    return Row(features, tuple(row.words[place] for place in places), tokens)
 
 
 def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:

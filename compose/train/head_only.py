@@ -64,7 +64,8 @@ def head_only(
         answers = []
         for item, states in zip(items, frozen_states(model, items, known), strict=True):
             output = head(_head_input([item], [states], model))
-            answers.append(head.decode([Window(output.logits[0], item.rows[0].words)], item.source))
+            row = item.rows[0]
+            answers.append(head.decode([Window(output.logits[0], row.words, row.tokens)], item.source))
     return answered(head, test, answers)
 
 

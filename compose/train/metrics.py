@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from compose.heads.spec import HeadConfig, QuestionAnsweringConfig, TaggingConfig
 from compose.train.data import Span
 from compose.train.extras import require
 
@@ -185,6 +186,19 @@ METRICS: Mapping[Kind, Mapping[str, Metric]] = {
     "answer": {"f1": answer_f1, "exact_match": answer_exact},
 }
 """What can be measured of each kind of task."""
+
+ANSWERS: Mapping[type[HeadConfig], Kind] = {
+    TaggingConfig: "tagging",
+    QuestionAnsweringConfig: "answer",
+}
+"""How heads' answers are scored, but for those that have a `problem` of the same name."""
+
+
+def kind_of_config(config: HeadConfig) -> Kind | None:
+    """How the answers of a head are scored; None: they are not."""
+    problem: Kind | None = getattr(config, "problem", None)
+    return problem or ANSWERS.get(type(config))
+
 
 MAIN: Mapping[Kind, str] = {kind: next(iter(table)) for kind, table in METRICS.items()}
 """The score that tables and means are made of where a recipe names none: the first of the kind's."""

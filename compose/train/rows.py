@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compose.heads.answers import CONTEXT, NO_ANSWER, answer_positions
 from compose.heads.spans import bio_tags, spread
 from compose.heads.spec import IGNORED
-from compose.runtime.texts import Item, check, encode, longest
+from compose.runtime.texts import Item, Row, check, encode, longest
 from compose.train.data import Example, Input
 
 if TYPE_CHECKING:
@@ -31,14 +32,21 @@ class RowGroup:
     cut: int = 0
 
 
-def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple[RowGroup, ...]:
+def row_groups(
+    model: Model, examples: Mapping[str, Sequence[Example]], stride: int | None = None
+) -> tuple[RowGroup, ...]:
     """The examples of several tasks as rows; tasks over the same inputs share theirs.
 
-    Inputs that are longer than the backbone takes are cut; the groups say how many.
+    Inputs that are longer than the backbone takes are cut, and the groups say how many; or they become several rows.
 
     Args:
         model: the backbone with its tokenizer.
         examples: by task.
+        stride: makes windows that overlap by so many tokens of what is too long, each a row with the label of the
+            whole, or its own words' tags; an answer that a window lacks is there none.
+
+    Raises:
+        InputError: inputs or labels that do not fit, or a stride that leaves no room.
     """
     by_inputs: dict[tuple[Any, ...], list[str]] = {}
     for task, members in examples.items():
@@ -46,11 +54,12 @@ def row_groups(model: Model, examples: Mapping[str, Sequence[Example]]) -> tuple
         by_inputs.setdefault(key, []).append(task)
     groups = []
     for tasks in by_inputs.values():
-        items = encode_inputs(model, [example.input for example in examples[tasks[0]]])
+        items = encode_inputs(model, [example.input for example in examples[tasks[0]]], stride)
         rows = []
         for index, item in enumerate(items):
-            labels = {task: row_label(examples[task][index], item, model.heads.get(task)) for task in tasks}
-            rows.append({**item.rows[0].features, "labels": labels})
+            for row in item.rows:
+                labels = {task: row_label(examples[task][index], item, model.heads.get(task), row) for task in tasks}
+                rows.append({**row.features, "labels": labels})
         groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
     return tuple(groups)
 
@@ -66,10 +75,11 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
     ]
 
 
-def encode_inputs(model: Model, inputs: Sequence[Input]) -> list[Item]:
-    """Inputs as items of one row each, cut to what the backbone takes."""
+def encode_inputs(model: Model, inputs: Sequence[Input], stride: int | None = None) -> list[Item]:
+    """Inputs as items of one row each, cut to what the backbone takes; or with a stride in windows."""
     limit = longest(model.tokenizer, model.backbone)
-    return encode(model.tokenizer, check(list(inputs)), limit, truncate=True, words=model.tokenizer.is_fast)
+    cut = stride is None
+    return encode(model.tokenizer, check(list(inputs)), limit, cut, stride, words=model.tokenizer.is_fast)
 
 
 def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:
@@ -77,26 +87,31 @@ def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:
     return sum(item.cut for item in encode_inputs(model, inputs)) if inputs else 0
 
 
-def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
-    """An example's label for its row.
+def row_label(example: Example, item: Item, head: Head | None = None, row: Row | None = None) -> Any:
+    """An example's label for its row, or for one of its rows.
 
     Args:
         example: the example.
         item: its input as rows.
         head: what learns from it; where None is given, what the target looks like decides.
+        row: the row; the first by default.
 
     Returns:
         The label as it is; for each token its word's tag, or the token itself where the head learns a language; for
-        each label of the head 1 if it is one of several, else 0.
+        each label of the head 1 if it is one of several, else 0; the positions of the first answer's first and last
+        token.
 
     Raises:
         InputError: one of several labels that the head does not have.
     """
-    target = example.target
+    target, row = example.target, row or item.rows[0]
     if head is not None and head.config.kind == "causal_lm":
-        return list(item.rows[0].features["input_ids"])
+        return list(row.features["input_ids"])
     if not isinstance(target, tuple):
         return target
+    if head is not None and head.positions:
+        place = answer_positions(row.tokens, *target[0][:2], item.source.texts[CONTEXT]) if target else None
+        return list(place or (NO_ANSWER, NO_ANSWER))
     if head is not None and getattr(head.config, "problem", None) == "multi_label":
         chosen = {head.encode_label(name) for name in target}
         return [int(place in chosen) for place in range(len(head.labels))]
@@ -106,7 +121,7 @@ def row_label(example: Example, item: Item, head: Head | None = None) -> Any:
         tags = bio_tags(item.source.words, target)
     else:
         return list(target)
-    return spread(item.rows[0].words, tags, IGNORED)
+    return spread(row.words, tags, IGNORED)
 
 
 def _hashable(given: Input) -> Any:

@@ -47,12 +47,14 @@ class Evaluate(Section):
         data: the source of a task, where it is not the one of its name.
         metrics: of a task, what is measured: a name or several, the first of which tables and means are made of. By
             default all that its kind has, of labels the accuracy first, of sets of labels F1 micro, of numbers
-            Pearson's correlation, of entities their F1.
+            Pearson's correlation, of entities and of answers their F1.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_attention: whether to record where each fusion looks.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time, padding among them; where neither is given, as the device takes.
+        stride: texts that are longer than the backbone takes are answered in windows that overlap by so many tokens; by
+            default they are cut.
     """
 
     expressions: dict[str, Text] = {}
@@ -63,3 +65,4 @@ class Evaluate(Section):
     fusion_attention: Flag = False
     batch_size: Count | None = None
     batch_tokens: Count | None = None
+    stride: Natural | None = None

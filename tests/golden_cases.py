@@ -108,7 +108,8 @@ def found(model: Model, plan: Any, case: GoldenCase, inputs: Mapping[str, Any]) 
         head = plan.heads_of()[index]
         if head.positions:  # AdapterHub's loss sees padding too: ours does without a mask
             result[f"{index}.start_logits"], result[f"{index}.end_logits"] = output.logits.unbind(-1)
-            result[f"{index}.loss"] = head.loss(output.logits, case.labels, HeadInput(output.logits))
+            if case.labels is not None:
+                result[f"{index}.loss"] = head.loss(output.logits, case.labels, HeadInput(output.logits))
             continue
         result[f"{index}.logits"] = output.logits
         if output.loss is not None:

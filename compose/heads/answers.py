@@ -16,6 +16,9 @@ CONTEXT = 1
 NO_ANSWER = 0
 """The position of the token that stands for no answer: the first, as BERT's `[CLS]`."""
 
+MANY = 2**32
+"""More than a text has characters."""
+
 
 class Best(NamedTuple):
     """The best answer.
@@ -71,32 +74,31 @@ def best_answer(windows: Sequence[Window], longest: int, unanswerable: bool) -> 
         longest: the most tokens of an answer.
         unanswerable: whether there may be none.
     """
-    shown = [[place for place, token in enumerate(window.tokens) if _may_answer(token)] for window in windows]
-    spans = sorted({window.tokens[place].span for window, at in zip(windows, shown, strict=True) for place in at})
-    number = {span: index for index, span in enumerate(spans)}
-    scores = torch.full((len(spans), longest), -torch.inf, dtype=torch.float64)
-    for window, at in zip(windows, shown, strict=True):
-        rows = torch.tensor([number[window.tokens[place].span] for place in at], dtype=torch.long)
-        found = _banded(window.logits[at].double(), longest)
-        scores[rows] = torch.maximum(scores[rows], found)
+    found = [_candidates(window, longest) for window in windows]
+    spans, index = torch.cat([spans for spans, _ in found]).unique(return_inverse=True)
+    scores = torch.full((len(spans),), -torch.inf, dtype=torch.float64)
+    scores = scores.scatter_reduce(0, index, torch.cat([each for _, each in found]), "amax")
     nothing = min(float(window.logits[NO_ANSWER].double().sum()) for window in windows)
-    asked = torch.tensor([nothing if unanswerable or not spans else -torch.inf], dtype=torch.float64)
-    every = torch.cat([scores.flatten(), asked])
-    shares = every.softmax(0)
-    best = int(every.argmax())
+    may_lack = unanswerable or not len(spans)
+    every = torch.cat([scores, torch.tensor([nothing if may_lack else -torch.inf], dtype=torch.float64)])
+    shares, best = every.softmax(0), int(every.argmax())
     none = float(shares[-1])
-    if best == len(every) - 1:
+    if best == len(spans):
         return Best(None, nothing, none, none)
-    first, further = divmod(best, longest)
-    return Best((spans[first][0], spans[first + further][1]), float(every[best]), float(shares[best]), none)
+    return Best(divmod(int(spans[best]), MANY), float(every[best]), float(shares[best]), none)
+
+
+def _candidates(window: Window, longest: int) -> tuple[Tensor, Tensor]:
+    """All answers that a window shows: their characters, start times `MANY` plus end, and their scores."""
+    at = [place for place, token in enumerate(window.tokens) if _may_answer(token)]
+    characters = torch.tensor([window.tokens[place].span for place in at], dtype=torch.long).reshape(-1, 2)
+    first, further = torch.arange(len(at)).unsqueeze(-1), torch.arange(longest)
+    last = first + further
+    there = last < len(at)
+    first, last = first.expand_as(last)[there], last[there]
+    logits = window.logits.cpu().double()[at]
+    return MANY * characters[first, 0] + characters[last, 1], logits[first, 0] + logits[last, 1]
 
 
 def _may_answer(token: Token) -> bool:
     return token.sequence == CONTEXT and token.span[0] < token.span[1]
-
-
-def _banded(logits: Tensor, longest: int) -> Tensor:
-    """The score of each start with each of the ends from it on, `[tokens, longest]`; minus infinity past the end."""
-    starts, ends = logits.unbind(-1)
-    beyond = ends.new_full((longest - 1,), -torch.inf)
-    return starts.unsqueeze(-1) + torch.cat([ends, beyond]).unfold(0, longest, 1)

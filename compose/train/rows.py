@@ -110,8 +110,8 @@ def row_label(example: Example, item: Item, head: Head | None = None, row: Row |
     if not isinstance(target, tuple):
         return target
     if head is not None and head.positions:
-        place = answer_positions(row.tokens, *target[0][:2], item.source.texts[CONTEXT]) if target else None
-        return list(place or (NO_ANSWER, NO_ANSWER))
+        start, end, _ = target[0] if target else (0, 0, "")
+        return list(answer_positions(row.tokens, start, end, item.source.texts[CONTEXT]) or (NO_ANSWER, NO_ANSWER))
     if head is not None and getattr(head.config, "problem", None) == "multi_label":
         chosen = {head.encode_label(name) for name in target}
         return [int(place in chosen) for place in range(len(head.labels))]

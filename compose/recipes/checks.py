@@ -16,7 +16,7 @@ from compose.dsl import (
     name_problem,
     own_name,
 )
-from compose.errors import ComposeError, FileError, Problem
+from compose.errors import ComposeError, ConfigError, FileError, Problem
 from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
@@ -26,7 +26,7 @@ from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.saved import load_problems, stated
 from compose.recipes.schema import Head, Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
-from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config
+from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config, metric_of
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
@@ -46,6 +46,15 @@ def answers_of(head: Head) -> Kind | None:
     except ComposeError:  # which is said at the head
         return None
     return kind_of_config(config)
+
+
+def label_problems(recipe: Recipe, document: Document, task: str, labels: tuple[str, ...]) -> Iterator[Problem]:
+    """Metrics of labels that a task does not have."""
+    for number, metric in enumerate(recipe.evaluate.metrics.get(task, ())):
+        label = metric.partition(":")[2]
+        if label and label not in labels:
+            place = document.place(("evaluate", "metrics", task, number))
+            yield place.problem(f"{metric}: task '{task}' has no label '{label}'", got=label, legal=labels)
 
 
 def _first_metrics(kind: Kind) -> tuple[str, ...]:
@@ -289,9 +298,14 @@ class _Checker:
         if head is None or kind is None:
             return
         for number, metric in enumerate(metrics):
-            if metric not in METRICS[kind]:
+            try:
+                metric_of(kind, metric)
+            except ConfigError as error:
                 what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
-                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]))
+                hint = error.problems[0].hint
+                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]), hint=hint)
+        if isinstance(head.labels, list):
+            yield from label_problems(self.recipe, self.document, task, tuple(map(str, head.labels)))
         if metrics[0] in ERRORS:
             why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
             yield self._at((*path, 0), f"{metrics[0]} cannot come first", why=why, legal=_first_metrics(kind))

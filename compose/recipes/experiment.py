@@ -13,7 +13,7 @@ import torch
 
 from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
-from compose.recipes.checks import fusion_block
+from compose.recipes.checks import fusion_block, label_problems
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.expressions import tasks_of
 from compose.recipes.loading import check_heads, load_part
@@ -126,6 +126,9 @@ def build(recipe: Recipe, document: Document) -> Experiment:
         labels = labels_of(recipe, data, name)
         with located(document, ("heads", name)):
             model.add_head(name, head.kind, **head.options, **({"labels": labels} if labels else {}))
+    for task in recipe.evaluate.metrics:
+        if problems := list(label_problems(recipe, document, task, model.heads[task].labels)):
+            raise RecipeError(problems)
     experiment = Experiment(recipe, document, data, model)
     for path, text in expressions(recipe):
         experiment.plan(path, text)  # what cannot be compiled is said before anything is trained

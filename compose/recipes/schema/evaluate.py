@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WrapValidator
 
 from compose.recipes.schema.base import Count, Flag, Natural, Section, Text
 
@@ -15,13 +17,25 @@ MetricName = Literal[
 ]  # fmt: skip
 
 
+OF_ONE_LABEL = r"^(f1|precision|recall):."
+
+
+def _of_one_label(value: object, others: Callable[[object], Any]) -> Any:
+    """A metric of one label as it is; one error for what is no metric, where a union would tell of each member."""
+    return value if isinstance(value, str) and re.match(OF_ONE_LABEL, value) else others(value)
+
+
+LabelMetric = Annotated[str, Field(pattern=OF_ONE_LABEL)]
+AnyMetric = Annotated[MetricName, WrapValidator(_of_one_label, json_schema_input_type=MetricName | LabelMetric)]
+
+
 def _several(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
 Metrics = Annotated[
-    tuple[MetricName, ...],
-    BeforeValidator(_several, json_schema_input_type=MetricName | list[MetricName]),
+    tuple[AnyMetric, ...],
+    BeforeValidator(_several, json_schema_input_type=MetricName | LabelMetric | list[MetricName | LabelMetric]),
     Field(min_length=1),
 ]
 """A metric's name, or several."""
@@ -47,7 +61,8 @@ class Evaluate(Section):
         data: the source of a task, where it is not the one of its name.
         metrics: of a task, what is measured: a name or several, the first of which tables and means are made of. By
             default all that its kind has, of labels the accuracy first, of sets of labels F1 micro, of numbers
-            Pearson's correlation, of entities and of answers their F1.
+            Pearson's correlation, of entities and of answers their F1. `f1:LABEL`, `precision:LABEL` and
+            `recall:LABEL` are of one label alone.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_attention: whether to record where each fusion looks.

@@ -22,6 +22,9 @@ FIRST_ROWS = 20
 ELSEWHERE = "--set data_folder=FOLDER, if these paths begin in another folder"
 """What helps where a file is not there."""
 
+OF_TEXTS = ("entities", "answers")
+"""What is marked by characters of a text."""
+
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
@@ -102,18 +105,18 @@ def _columns(document: Document, path: KeyPath, source: DataSource) -> Iterator[
             hint = "" if given else "text: COLUMN, if its texts alone are wanted"
             yield document.place(path, key=True).problem(what, hint=hint)
             return
-        if (source.tags is None) != (source.tokens is None):
+        if source.tags and not source.tokens:
             yield document.place(path, key=True).problem(f"{name}: tags and tokens belong together")
             return
-        clash = [key for key in ("text", "pair") if source.tokens and getattr(source, key)]
         if source.answers and source.pair is None:
             what = f"{name}: answers stand in a second text, and no pair is named"
             yield document.place((*path, "answers")).problem(what, hint="text: question, pair: context")
             return
-        clash += ["pair"] if source.entities and source.pair else []
-        for key in clash[:1]:
-            yield document.place((*path, key)).problem(f"{name}: {key} has no meaning beside {given[0]}")
-        for key in ("entities", "answers") if isinstance(source, Csv) else ():
+        clash = [(key, "tokens") for key in ("text", "pair", *OF_TEXTS) if source.tokens and getattr(source, key)]
+        clash += [("pair", "entities")] if source.entities and source.pair else []
+        for key, other in clash[:1]:
+            yield document.place((*path, key)).problem(f"{name}: {key} has no meaning beside {other}")
+        for key in OF_TEXTS if isinstance(source, Csv) else ():
             if getattr(source, key):
                 yield document.place((*path, key)).problem(f"{name}: a cell of a table as text holds no {key}")
     if source.label_map is not None and target in ("score", "answers", "text"):

@@ -96,7 +96,7 @@ class Table(Source):
     Args:
         text: the column of the text, `text` where none is named.
         pair: the column of the second text of a pair.
-        tokens: the column of the text's words, a list.
+        tokens: the column of the text's words, a list; what labels the text may be any but `entities` and `answers`.
         label: the column of the one label, a text or a number.
         labels: the column of several labels, a list of texts.
         score: the column of a number to predict.

@@ -84,7 +84,8 @@ def predict(
         return []
     limit = longest(model.tokenizer, model.backbone)
     words = any(head.needs_words for head in heads)
-    items = encode(model.tokenizer, given, limit, truncate, stride, words)
+    tokens = any(head.positions for head in heads)
+    items = encode(model.tokenizer, given, limit, truncate, stride, words, tokens)
     if together and any(len(item.rows) > 1 for item in items):
         raise InputError(
             "inputs cannot be cut into windows where a plan tells rows by their place", hint="truncate=True"

@@ -100,6 +100,7 @@ def encode(
     truncate: bool = False,
     stride: int | None = None,
     words: bool = True,
+    tokens: bool = False,
 ) -> list[Item]:
     """Inputs as rows.
 
@@ -110,6 +111,7 @@ def encode(
         truncate: cut what is too long.
         stride: instead, cut it into windows that overlap by so many tokens.
         words: whether words are needed; looking for them takes longer than tokenising.
+        tokens: whether rows keep where each token comes from, which is many times as large as its id.
 
     Raises:
         InputError: some inputs are too long and neither way was chosen, or no window fits.
@@ -127,7 +129,7 @@ def encode(
         for index, (source, row, rust) in zip(
             places, _tokenized(tokenizer, [inputs[index] for index in places], pair, words), strict=True
         ):
-            length = len(row.words)
+            length, row = len(row.words), row if tokens else row._replace(tokens=())
             if limit is None or length <= limit:
                 items[index] = Item(source, (row,))
                 continue

@@ -56,9 +56,9 @@ def head_only(
     model.eval()
     torch.manual_seed(seed)
     head = build_head("head_only", config, host_of(model)).to(model.device, model.adapter_dtype)
-    items = encode_inputs(model, [example.input for example in train])
+    items = encode_inputs(model, [example.input for example in train], tokens=True)
     _fit(model, head, items, train, random.Random(seed), known)
-    items = encode_inputs(model, [example.input for example in test])
+    items = encode_inputs(model, [example.input for example in test], tokens=True)
     head.eval()
     with torch.no_grad():
         answers = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,10 @@ from compose.train.data import Example, Input
 if TYPE_CHECKING:
     from compose.heads.head import Head
     from compose.runtime.model import Model
+
+
+BLOCK = 1024
+"""Inputs that are tokenised at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,13 @@ def row_groups(
         by_inputs.setdefault(key, []).append(task)
     groups = []
     for tasks in by_inputs.values():
-        items = encode_inputs(model, [example.input for example in examples[tasks[0]]], stride)
-        rows = []
-        for index, item in enumerate(items):
+        rows, cut = [], 0
+        for index, item in enumerate(_items(model, [example.input for example in examples[tasks[0]]], stride)):
+            cut += item.cut
             for row in item.rows:
                 labels = {task: row_label(examples[task][index], item, model.heads.get(task), row) for task in tasks}
                 rows.append({**row.features, "labels": labels})
-        groups.append(RowGroup(tuple(tasks), tuple(rows), sum(item.cut for item in items)))
+        groups.append(RowGroup(tuple(tasks), tuple(rows), cut))
     return tuple(groups)
 
 
@@ -75,11 +79,24 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
     ]
 
 
-def encode_inputs(model: Model, inputs: Sequence[Input], stride: int | None = None) -> list[Item]:
-    """Inputs as items of one row each, cut to what the backbone takes; or with a stride in windows."""
+def encode_inputs(model: Model, inputs: Sequence[Input], stride: int | None = None, tokens: bool = False) -> list[Item]:
+    """Inputs as items of one row each, cut to what the backbone takes; or with a stride in windows.
+
+    Args:
+        model: the backbone with its tokenizer.
+        inputs: the inputs.
+        stride: by how many tokens windows overlap; None: there are none.
+        tokens: whether rows keep where each token comes from.
+    """
     limit = longest(model.tokenizer, model.backbone)
-    cut = stride is None
-    return encode(model.tokenizer, check(list(inputs)), limit, cut, stride, words=model.tokenizer.is_fast)
+    fast = model.tokenizer.is_fast
+    return encode(model.tokenizer, check(list(inputs)), limit, stride is None, stride, words=fast, tokens=tokens)
+
+
+def _items(model: Model, inputs: Sequence[Input], stride: int | None) -> Iterator[Item]:
+    """Inputs as items whose rows know where tokens come from, few at a time: that is larger than the rows."""
+    for start in range(0, len(inputs), BLOCK):
+        yield from encode_inputs(model, inputs[start : start + BLOCK], stride, tokens=True)
 
 
 def cut_inputs(model: Model, inputs: Sequence[Input]) -> int:

@@ -172,7 +172,7 @@ def test_predict_says_where_the_answer_stands() -> None:
 def test_the_best_of_a_long_texts_windows() -> None:
     made = model(max_answer_length=3)
     plan = made.plan("qa")
-    (item,) = encode(made.tokenizer, [LONG], LIMIT, stride=4)
+    (item,) = encode(made.tokenizer, [LONG], LIMIT, stride=4, tokens=True)
     assert len(item.rows) > 2 and all(
         row.features["input_ids"][1:7] == item.rows[0].features["input_ids"][1:7] for row in item.rows
     )

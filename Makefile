@@ -61,7 +61,7 @@ $(PEER):
 		"$(firstword $(TORCH))" $(wordlist 2,9,$(TORCH)) adapters==1.3.0
 	@touch $@
 
-test-peer: $(DEV) $(PEER) ## AdapterHub itself reads what we write, and computes the same
+test-peer: $(DEV) $(PEER) ## AdapterHub itself reads what we write, computes and learns the same
 	COMPOSE_PEER=$(abspath $(PEER_VENV))/bin/python $(BIN)/python -m pytest tests/peer $(ARGS)
 
 lint: $(DEV) ## ruff: rules and format

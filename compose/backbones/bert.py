@@ -83,4 +83,4 @@ DISTILBERT = BackboneTable(
     entry={"embeddings": "states"},
 )
 
-TABLES = {"bert": (BERT,), "roberta": (BERT,), "distilbert": (DISTILBERT,)}
+TABLES = {"bert": (BERT,), "roberta": (BERT,), "xlm-roberta": (BERT,), "distilbert": (DISTILBERT,)}

@@ -38,7 +38,8 @@ def command(
     file: Annotated[
         str | None,
         typer.Option(
-            "--file", help="Texts from a file, one a line; of .jsonl the field 'text' (and 'pair'). - is stdin."
+            "--file",
+            help="Texts from a file, one a line; of .jsonl the field 'text' (and 'pair'); of .npy images. - is stdin.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -88,9 +89,8 @@ def command(
         return
     plan = load_plan(plan_folder, precision=precision)
     answers = plan.predict(inputs, **options)
-    for given, answer in zip(inputs, answers, strict=True):
-        text = given if isinstance(given, str) else " | ".join(given)
-        told = {"text": text, "answers": {str(name): value for name, value in answer.items()}}
+    for number, (given, answer) in enumerate(zip(inputs, answers, strict=True)):
+        told = {"text": _told(given, number), "answers": {str(name): value for name, value in answer.items()}}
         print(json.dumps(told, ensure_ascii=False) if as_json else answer_lines(told))
 
 
@@ -117,9 +117,11 @@ def find_plan(folder: Path) -> Path:
 
 
 def _read(file: str) -> list[Any]:
-    """The texts of a file."""
+    """The texts of a file, or its images."""
     if file == "-":
         return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if file.endswith(".npy"):
+        return _images(file)
     try:
         with open(file, encoding="utf-8") as lines:
             found = [(number, line.rstrip("\n")) for number, line in enumerate(lines, 1) if line.strip()]
@@ -130,6 +132,28 @@ def _read(file: str) -> list[Any]:
     if not file.endswith(".jsonl"):
         return [line for _, line in found]
     return [_record(line, f"{file}:{number}") for number, line in found]
+
+
+def _images(file: str) -> list[Any]:
+    """The images of an array `[images, height, width]` or `[images, channels, height, width]`."""
+    import numpy as np
+
+    try:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise FileError("is no array of numpy's that can be read", where=file, why=why) from None
+    if getattr(found, "ndim", 0) not in (3, 4):
+        what = "holds no images: an array is [images, height, width] or [images, channels, height, width]"
+        raise FileError(what, where=file)
+    return list(found)
+
+
+def _told(given: Any, number: int) -> str:
+    """What to call an input in the answers."""
+    if isinstance(given, str):
+        return given
+    return " | ".join(given) if isinstance(given, tuple) else f"image {number}"
 
 
 def _record(line: str, where: str) -> Any:

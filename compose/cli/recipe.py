@@ -25,11 +25,13 @@ def ls() -> None:
     from compose.recipes.shipped import shipped
 
     # Read, not checked: the data of some is for their users to name.
-    documents = {recipe.name: load_recipe(recipe.path) for recipe in shipped()}
-    found = [(name, str(read.data.get("description", "")).strip().split("\n")[0]) for name, read in documents.items()]
-    width = max((len(name) for name, _ in found), default=0)
-    for name, about in found:
-        print(f"{name.ljust(width)}  {about}".rstrip())
+    found = shipped()
+    width = max((len(recipe.name) for recipe in found), default=0)
+    for place, recipe in enumerate(found):
+        if place and recipe.kind != found[place - 1].kind:
+            print()
+        about = str(load_recipe(recipe.path).data.get("description", "")).strip().split("\n")[0]
+        print(f"{recipe.name.ljust(width)}  {about}".rstrip())
 
 
 @app.command("show")

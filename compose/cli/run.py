@@ -23,6 +23,12 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run; its weights come out the same, to the bit.")
     ] = False,
+    smoke: Annotated[
+        bool,
+        typer.Option(
+            "--smoke", help="Try it offline in seconds: a tiny random backbone, made data, two steps a stage."
+        ),
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Members of a sweep that run side by side, each in its own process.")
     ] = 1,
@@ -37,10 +43,11 @@ def command(
     from compose.recipes.validate import read_recipe
 
     path = find(recipe)
-    read_recipe(path, set_ or [])  # mistakes are told at once, before torch is imported
+    if not smoke:
+        read_recipe(path, set_ or [])  # mistakes are told at once, before torch is imported
     prepare_libraries()
     from compose.recipes.runner import run
 
-    done = run(path, set_ or [], out, overwrite, jobs=jobs, resume=resume)
+    done = run(path, set_ or [], out, overwrite, jobs=jobs, resume=resume, smoke=smoke)
     if (read_manifest(done) or {}).get("failed"):
         raise typer.Exit(1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from compose.errors import ConfigError, Problem
-from compose.heads.spec import CausalLMConfig, ClassificationConfig, HeadConfig, make_head_config
+from compose.heads.spec import KINDS, ClassificationConfig, HeadConfig, VocabularyConfig, make_head_config
 from compose.specs import BackboneSpec
 
 OPTIONS = {
@@ -33,11 +34,13 @@ class Row(NamedTuple):
     Args:
         kind: our kind.
         options: those of AdapterHub's that it has.
+        always: ours that it always has so.
         outputs: what `num_labels` must be, where the kind says that itself.
     """
 
     kind: str
     options: tuple[str, ...]
+    always: Mapping[str, object] = MappingProxyType({})
     outputs: int | None = None
 
 
@@ -48,9 +51,10 @@ _VOCABULARY = (
     "embedding_size",
     "layer_norm",
     "layers",
-    "shift_labels",
     "vocab_size",
 )
+_OWN = MappingProxyType({"tied": False})
+"""Its files hold the matrix of the vocabulary, whether it is tied or not."""
 
 HEAD_TYPES: Mapping[str, Row] = {
     "classification": Row("classification", _LINEAR),
@@ -58,7 +62,8 @@ HEAD_TYPES: Mapping[str, Row] = {
     "image_classification": Row("classification", _LINEAR),
     "tagging": Row("tagging", ("activation_function", "dropout_prob", "layers")),
     "question_answering": Row("question_answering", ("activation_function", "dropout_prob", "layers"), outputs=2),
-    "causal_lm": Row("causal_lm", _VOCABULARY),
+    "causal_lm": Row("causal_lm", (*_VOCABULARY, "shift_labels"), _OWN),
+    "masked_lm": Row("masked_lm", _VOCABULARY, _OWN),
 }
 
 
@@ -74,6 +79,7 @@ HEAD_KEYS: Mapping[str, Layout] = {
     "tagging": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "question_answering": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "causal_lm": Layout(("dense", "activation", "norm"), ("out",)),
+    "masked_lm": Layout(("dense", "activation", "norm"), ("out",)),
 }
 """By our kind. The names that have tensors (`dense`, `norm`, `out`) are those of our modules."""
 
@@ -90,7 +96,7 @@ def from_adapterhub_index(config: HeadConfig) -> dict[str, str]:
     absent = set()
     if getattr(config, "activation", None) is None:
         absent.add("activation")
-    if isinstance(config, CausalLMConfig) and not config.layer_norm:
+    if isinstance(config, VocabularyConfig) and not config.layer_norm:
         absent.add("norm")
     modules = [
         f"{module}.{layer}"
@@ -131,11 +137,11 @@ def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> Head
         options["labels"] = config.get("label2id") or config["num_labels"]
         if kind == "classification" and config["num_labels"] == 1:
             kind = "regression"
-    if "use_pooler" in row.options and not options.get("use_pooler"):
+    if KINDS[kind].config is ClassificationConfig and not options.get("use_pooler"):
         options["pooling"] = POOLING.get(architecture, "first")
     if isinstance(options.get("activation"), str):
         options["activation"] = options["activation"].lower()
-    return make_head_config(kind, **options)
+    return make_head_config(kind, **options, **row.always)
 
 
 def to_adapterhub_config(config: HeadConfig, backbone: BackboneSpec) -> dict[str, Any]:
@@ -189,9 +195,10 @@ def _plain(config: HeadConfig, backbone: BackboneSpec) -> HeadConfig:
     reads_first = not backbone.causal and not backbone.encoder_decoder
     if isinstance(config, ClassificationConfig) and config.pooling is None and not config.use_pooler and reads_first:
         return replace(config, pooling="first")
-    if isinstance(config, CausalLMConfig):
+    if isinstance(config, VocabularyConfig):
         return replace(
             config,
+            tied=False,
             vocabulary=config.vocabulary or backbone.vocabulary,
             embedding_size=config.embedding_size or backbone.hidden_size,
         )

@@ -36,6 +36,7 @@ class HeadInput(NamedTuple):
     input_ids: Tensor | None = None
     inverse: Callable[[Tensor], Tensor] | None = None
     first: Tensor | None = None
+    embeddings: Tensor | None = None
 
 
 class Host(NamedTuple):
@@ -116,6 +117,11 @@ class Head(nn.Module):
     @property
     def weighs_classes(self) -> bool:
         """Whether its loss is over classes that exclude each other, so that `class_weights` weigh them."""
+        return False
+
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether it reads `HeadInput.embeddings`."""
         return False
 
     @property

@@ -6,7 +6,8 @@ Labels live on words: the first token of a word bears its label, and an entity c
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compose.heads.spec import IGNORED
@@ -64,11 +65,13 @@ class Window(NamedTuple):
         logits: of its one row, without padding.
         words: for each token the index of its word in the source, or None.
         tokens: where each token comes from.
+        masked: the mask tokens: by the place of each in the whole input its place in this part.
     """
 
     logits: Tensor
     words: tuple[int | None, ...]
     tokens: tuple[Token, ...] = ()
+    masked: Mapping[int, int] = MappingProxyType({})
 
 
 def words_of(tokens: Sequence[Token], texts: Sequence[str]) -> tuple[tuple[Word, ...], tuple[int | None, ...]]:

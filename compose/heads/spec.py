@@ -213,30 +213,57 @@ class QuestionAnsweringConfig(HeadConfig):
 
 
 @dataclass(frozen=True)
-class CausalLMConfig(HeadConfig):
-    """The next token of every token.
+class VocabularyConfig(HeadConfig):
+    """What heads over the vocabulary share.
 
     Args:
-        layers: linear maps; the last has the width of the vocabulary and starts as a copy of the
-            backbone's input embeddings where these fit.
+        layers: linear maps; the last has the width of the vocabulary.
         activation: after each map but the last, or None.
         layer_norm: whether a LayerNorm follows each map but the last.
         layer_norm_eps: its epsilon; None is the backbone's.
         bias: whether the last map has a bias.
-        shift_labels: the label of a position is the token after it; else the token at it.
         vocabulary: size of the vocabulary; None is the backbone's.
         embedding_size: width of the maps before the last; None is the backbone's.
+        tied: the last map's matrix is the backbone's input embeddings, and is neither trained nor saved with the head;
+            else the head has one of its own, which starts as a copy of them where they fit.
     """
 
-    kind: ClassVar[str] = "causal_lm"
     layers: int = _option(1, _whole)
     activation: str | None = _option("gelu", _maybe(_one_of(ACTIVATIONS)))
     layer_norm: bool = _option(True, _flag)
     layer_norm_eps: float | None = _option(None, _maybe(_positive))
     bias: bool = _option(False, _flag)
-    shift_labels: bool = _option(True, _flag)
     vocabulary: int | None = _option(None, _maybe(_whole))
     embedding_size: int | None = _option(None, _maybe(_whole))
+    tied: bool = _option(False, _flag)
+
+
+@dataclass(frozen=True)
+class CausalLMConfig(VocabularyConfig):
+    """The next token of every token.
+
+    Args:
+        shift_labels: the label of a position is the token after it; else the token at it.
+    """
+
+    kind: ClassVar[str] = "causal_lm"
+    shift_labels: bool = _option(True, _flag)
+
+
+@dataclass(frozen=True)
+class MaskedLMConfig(VocabularyConfig):
+    """The tokens that are hidden behind masks.
+
+    Args:
+        mask_probability: the share of a text's tokens that are chosen to be predicted in training and in scores: of
+            them 80% are masked, 10% are another token and 10% stay (Devlin et al., 2019).
+    """
+
+    kind: ClassVar[str] = "masked_lm"
+    layers: int = _option(2, _whole)
+    bias: bool = _option(True, _flag)
+    tied: bool = _option(True, _flag)
+    mask_probability: float = _option(0.15, _positive)
 
 
 @dataclass(frozen=True)
@@ -266,6 +293,7 @@ KINDS: Mapping[str, Kind] = {
     "tagging": Kind(TaggingConfig, {}),
     "question_answering": Kind(QuestionAnsweringConfig, {}),
     "causal_lm": Kind(CausalLMConfig, {}),
+    "masked_lm": Kind(MaskedLMConfig, {}),
 }
 
 

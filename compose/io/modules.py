@@ -29,6 +29,7 @@ class BackboneModules(NamedTuple):
         heads: of its attentions, 0 if that is not known.
         words_only: what the first layer is given are the embeddings of words, and nothing is added to them.
         rotary: the angles by which its attentions turn keys from one position to the next, [head width / 2].
+        embeddings: its input embeddings, [vocabulary, width]; None of images.
         tied: its input embeddings, [vocabulary, width], where its vocabulary heads share them.
     """
 
@@ -41,6 +42,7 @@ class BackboneModules(NamedTuple):
     heads: int = 0
     words_only: bool = False
     rotary: Tensor | None = None
+    embeddings: Tensor | None = None
     tied: Tensor | None = None
 
     def linear_at(self, path: str) -> tuple[int, tuple[str, ...]]:

@@ -17,6 +17,9 @@ CONFIDENCE = 0.95
 Metrics = Mapping[str, Any]
 """What the `metrics.json` of one seed holds."""
 
+CURVES: Mapping[str, str] = {"drop_curve": "first", "fusion_curve": "keep"}
+"""The curves in results, and the key of a point that says where it is."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -101,9 +104,10 @@ def aggregate(seeds: Sequence[Metrics]) -> dict[str, Any]:
         "means": {system: estimate(each["means"][system] for each in seeds).to_dict() for system in first["means"]},
         "differences": list(_differences(seeds)),
         "stages": [_stage([each["stages"][place] for each in seeds]) for place in range(len(first["stages"]))],
-        "drop_curve": [
-            _point([each["drop_curve"][place] for each in seeds]) for place in range(len(first["drop_curve"]))
-        ],
+        **{
+            curve: [_point([each[curve][place] for each in seeds], key) for place in range(len(first.get(curve, ())))]
+            for curve, key in CURVES.items()
+        },
         "fusion_attention": {
             fusion: {
                 "mean": {
@@ -147,9 +151,9 @@ def _stage(seeds: Sequence[Metrics]) -> dict[str, Any]:
     }
 
 
-def _point(seeds: Sequence[Metrics]) -> dict[str, Any]:
+def _point(seeds: Sequence[Metrics], key: str) -> dict[str, Any]:
     return {
-        **{key: seeds[0][key] for key in ("first", "rows", "tokens", "flops")},
+        **{key: seeds[0][key] for key in (key, "rows", "tokens", "flops")},
         "mean": estimate(each["mean"] for each in seeds).to_dict(),
         "milliseconds": estimate(each["milliseconds"] for each in seeds).to_dict(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +16,40 @@ from compose.dsl import (
     name_problem,
     own_name,
 )
-from compose.errors import ComposeError, ConfigError, FileError, Problem
+from compose.errors import ComposeError, FileError, Problem
 from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
+from compose.recipes.backbone_checks import backbone_problems
 from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
+from compose.recipes.evaluate_checks import EvaluateChecks
 from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.saved import load_problems, stated
-from compose.recipes.schema import Head, Recipe, Stage
+from compose.recipes.schema import Recipe, Stage
 from compose.recipes.sources import columns_of, has_test
-from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config, metric_of
+
+TRAINS_ADAPTERS = ("adapters", "full+adapters")
+"""Regimes in which the expression's adapters are trained."""
 
 TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
 
 
+def owns_backbone(recipe: Recipe) -> bool:
+    """Whether the weights of a run's backbone are its own: drawn at random, or trained by a stage."""
+    trained = any(stage.regime in TRAINS_BACKBONE or stage.train_layer_norms for stage in recipe.train)
+    return recipe.backbone.name is None or trained
+
+
+OTHER_INPUTS = {"pair": "pairs of texts", "image": "images"}
+"""Kinds of inputs that `predict.texts` are none of."""
+
+
 def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
-    return [*load_problems(recipe, document), *_Checker(stated(recipe), document).problems()]
-
-
-def answers_of(head: Head) -> Kind | None:
-    """How the answers of a recipe's head are scored; None where they are not, or it does not say its options."""
-    if head.kind is None:  # loaded, and its folder could not be read, or only with the backbone
-        return None
-    try:
-        config = make_head_config(head.kind, **{key: value for key, value in head.options.items() if key == "problem"})
-    except ComposeError:  # which is said at the head
-        return None
-    return kind_of_config(config)
-
-
-def label_problems(recipe: Recipe, document: Document, task: str, labels: tuple[str, ...]) -> Iterator[Problem]:
-    """Metrics of labels that a task does not have."""
-    for number, metric in enumerate(recipe.evaluate.metrics.get(task, ())):
-        label = metric.partition(":")[2]
-        if label and label not in labels:
-            place = document.place(("evaluate", "metrics", task, number))
-            yield place.problem(f"{metric}: task '{task}' has no label '{label}'", got=label, legal=labels)
-
-
-def _first_metrics(kind: Kind) -> tuple[str, ...]:
-    return tuple(name for name in METRICS[kind] if name not in ERRORS)
+    found = (*load_problems(recipe, document), *_Checker(stated(recipe), document).problems())
+    return list(dict.fromkeys(found))
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:
@@ -97,11 +88,12 @@ class _Checker:
         yield from self._names()
         yield from self._seeds()
         yield from self._precision()
+        yield from backbone_problems(self.recipe, self.document)
         yield from source_problems(self.recipe, self.document)
         yield from self._options()
         yield from self._stages()
         yield from self._pruning()
-        yield from self._evaluate()
+        yield from EvaluateChecks(self.recipe, self.document, self.expressions, self._data).problems()
         yield from self._predict()
 
     def _at(self, path: KeyPath, what: str, key: bool = False, **fields: Any) -> Problem:
@@ -206,7 +198,7 @@ class _Checker:
         at = at or self.document.place((*path, "expression"))
         if stage.regime == "fusion" and not fuses(expression):
             yield at.problem("the expression has no Fuse, so there is no fusion to train")
-        if stage.regime in ("adapters", "full+adapters") and not leaves(expression):
+        if stage.regime in TRAINS_ADAPTERS and not leaves(expression):
             yield at.problem("the expression has no adapter to train", hint="regime: heads")
         tasks = [task for task in tasks_of(expression) if task]
         weights = stage.class_weights if isinstance(stage.class_weights, dict) else {}
@@ -215,100 +207,56 @@ class _Checker:
                 if task not in tasks:
                     what = f"the expression has no task '{task}'"
                     yield self._at((*path, key, task), what, key=True, got=task, legal=tuple(tasks))
+        if stage.adapters and stage.regime not in TRAINS_ADAPTERS:
+            what = f"adapters has no meaning with regime: {stage.regime}, which trains none"
+            yield self._at((*path, "adapters"), what, key=True)
+        for number, name in enumerate(stage.adapters):
+            if name not in leaves(expression):
+                what = f"the expression has no adapter '{name}'"
+                yield self._at((*path, "adapters", number), what, got=name, legal=tuple(leaves(expression)))
         for task in tasks if stage.early_stopping is not None else ():
             source = self.recipe.data.get(stage.data.get(task, task))
             if source is not None and source.validation is None:
                 what = f"early_stopping needs a validation part, which the data of task '{task}' lack"
                 hint = f"data.{stage.data.get(task, task)}.validation: 0.1"
                 yield self._at((*path, "early_stopping"), what, key=True, hint=hint)
-        yield from self._data(tasks, stage.data, (*path, "data"), (*path, "expression"), "train")
+        for task in tasks if stage.trunk_cache else ():
+            head = self.recipe.heads.get(task)
+            if head is not None and head.kind == "masked_lm":
+                what = f"trunk_cache cannot serve the {head.kind} head '{task}'"
+                why = "its texts are masked anew at each step, so that nothing that was kept would be read again"
+                yield self._at((*path, "trunk_cache"), what, key=True, why=why)
+        chosen = {task: (source,) for task, source in stage.data.items()}
+        yield from self._data(tasks, chosen, (*path, "data"), (*path, "expression"), "train")
 
     def _data(
-        self, tasks: list[str], chosen: Mapping[str, str], path: KeyPath, at: KeyPath, part: str
+        self, tasks: Sequence[str], chosen: Mapping[str, Sequence[str]], path: KeyPath, at: KeyPath, part: str
     ) -> Iterator[Problem]:
-        """Whether every task has data, and of the kind that its head needs."""
+        """Whether every task has data, and of the kind that its head needs; `path` is where they are chosen."""
         for task in tasks:
-            name = chosen.get(task, task)
-            where = (*path, task) if task in chosen else at
-            source = self.recipe.data.get(name)
-            if source is None:
-                hint = "" if task in chosen else f"{dotted(path)}: {{{task}: SOURCE}}"
-                what = f"task '{task}' has no data: there is no source '{name}'"
-                yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
-                continue
-            head = self.recipe.heads.get(task)
-            if head is not None and head.kind and (why := fit_problem(head, name, source)):
-                yield self._at(where, f"the {head.kind} head '{task}' {why}")
-            elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
-                what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
-                yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
-            elif head is not None and lacks_answers(head, source, self.folder):
-                what = f"data.{name} has questions without an answer, but the head '{task}' always answers"
-                yield self._at(("heads", task), what, key=True, hint="unanswerable: true")
-            if part == "test" and head is not None and head.kind == "causal_lm":
-                yield self._at(where, f"the answers of a causal_lm head ('{task}') have no scores")
-            if part == "test" and not has_test(source):
-                yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
+            where = (*path, task) if path and task in chosen else at
+            for name in chosen.get(task, (task,)):
+                yield from self._source(task, name, where, part, "" if task in chosen else dotted(path))
 
-    def _evaluate(self) -> Iterator[Problem]:
-        evaluate = self.recipe.evaluate
-        every: list[str] = []
-        for name, text in evaluate.expressions.items():
-            path: KeyPath = ("evaluate", "expressions", name)
-            expression, problems = self.expressions.read(path, text)
-            yield from problems
-            if not problems:
-                tasks = [task for task in tasks_of(expression) if task]
-                every += tasks
-                yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        curve = evaluate.drop_curve
-        if curve is not None:
-            path = ("evaluate", "drop_curve", "expression")
-            expression, problems = self.expressions.read(path, curve.expression)
-            yield from problems
-            if not problems:
-                tasks = [task for task in tasks_of(expression) if task]
-                every += tasks
-                if not leaves(expression):
-                    yield self._at(path, "the expression has no adapter to drop")
-                yield from self._data(tasks, evaluate.data, ("evaluate", "data"), path, "test")
-        for key, named in (("data", evaluate.data), ("metrics", evaluate.metrics)):
-            for task in named:
-                if task not in every:
-                    what = f"no evaluated expression has a task '{task}'"
-                    yield self._at(("evaluate", key, task), what, key=True, got=task, legal=tuple(every))
-        for task, metrics in evaluate.metrics.items():
-            yield from self._metrics(task, metrics)
-        yield from self._baselines(dict.fromkeys(every))
-
-    def _baselines(self, tasks: Mapping[str, None]) -> Iterator[Problem]:
-        """Whether there are baselines for all tasks."""
-        for number, baseline in enumerate(self.recipe.evaluate.baselines):
-            for task in tasks if baseline == "tfidf" else ():
-                head = self.recipe.heads.get(task)
-                if head is not None and answers_of(head) == "answer":
-                    what = f"there is no baseline '{baseline}' for the {head.kind} head '{task}'"
-                    yield self._at(("evaluate", "baselines", number), what, hint="head_only")
-
-    def _metrics(self, task: str, metrics: tuple[str, ...]) -> Iterator[Problem]:
-        """Whether what is to be measured of a task can be, and makes a mean."""
-        path: KeyPath = ("evaluate", "metrics", task)
-        head = self.recipe.heads.get(task)
-        kind = None if head is None else answers_of(head)
-        if head is None or kind is None:
+    def _source(self, task: str, name: str, where: KeyPath, part: str, choose: str) -> Iterator[Problem]:
+        """Whether a source is what a task's head needs; `choose` is the key that could name another."""
+        source = self.recipe.data.get(name)
+        if source is None:
+            hint = f"{choose}: {{{task}: SOURCE}}" if choose else ""
+            what = f"task '{task}' has no data: there is no source '{name}'"
+            yield self._at(where, what, got=name, legal=tuple(self.recipe.data), hint=hint)
             return
-        for number, metric in enumerate(metrics):
-            try:
-                metric_of(kind, metric)
-            except ConfigError as error:
-                what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
-                hint = error.problems[0].hint
-                yield self._at((*path, number), what, got=metric, legal=tuple(METRICS[kind]), hint=hint)
-        if isinstance(head.labels, list):
-            yield from label_problems(self.recipe, self.document, task, tuple(map(str, head.labels)))
-        if metrics[0] in ERRORS:
-            why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
-            yield self._at((*path, 0), f"{metrics[0]} cannot come first", why=why, legal=_first_metrics(kind))
+        head = self.recipe.heads.get(task)
+        if head is not None and head.kind and (why := fit_problem(head, name, source)):
+            yield self._at(where, f"the {head.kind} head '{task}' {why}")
+        elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
+            what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
+            yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+        elif head is not None and lacks_answers(head, source, self.folder):
+            what = f"data.{name} has questions without an answer, but the head '{task}' always answers"
+            yield self._at(("heads", task), what, key=True, hint="unanswerable: true")
+        if part == "test" and not has_test(source):
+            yield self._at(where, f"data.{name} has no test part to score task '{task}' on")
 
     def _predict(self) -> Iterator[Problem]:
         if self.recipe.predict is None:
@@ -316,9 +264,15 @@ class _Checker:
         path: KeyPath = ("predict", "expression")
         expression, problems = self.expressions.read(path, self.recipe.predict.expression)
         yield from problems
-        if problems or not self.recipe.predict.texts:
+        if problems:
             return
-        for task in tasks_of(expression):
-            source = self.recipe.data.get(str(task))
-            if source is not None and columns_of(source).pair:
-                yield self._at(path, f"task '{task}' reads pairs of texts, but predict.texts are single ones")
+        tasks = [task for task in tasks_of(expression) if task]
+        if self.recipe.predict.examples is not None:
+            chosen = self.recipe.evaluate.data
+            yield from self._data(tasks[:1], chosen, ("evaluate", "data"), ("predict", "examples"), "test")
+        for task in tasks if self.recipe.predict.texts else ():
+            source = self.recipe.data.get(task)
+            read = OTHER_INPUTS.get(columns_of(source).kind) if source is not None else None
+            if read is not None:
+                hint = "predict.examples" if read == "images" else ""
+                yield self._at(path, f"task '{task}' reads {read}, but predict.texts are single texts", hint=hint)

@@ -29,6 +29,7 @@ NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
     "question_answering": ("answers",),
+    "masked_lm": ("text",),
     "multi_label": ("labels",),
     "regression": ("score",),
 }
@@ -45,6 +46,20 @@ def source_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
             place = document.place((*path, "name"))
             problems = [place.problem(f"there is no bundled data '{source.name}'", got=source.name, legal=bundled())]
         yield from problems or _rows(document, path, source, folder)
+
+
+def modality_problems(recipe: Recipe, document: Document, modality: str) -> Iterator[Problem]:
+    """Sources that a backbone cannot read.
+
+    Args:
+        recipe: the recipe.
+        document: where things stand in it.
+        modality: what its backbone reads.
+    """
+    for name, source in recipe.data.items():
+        if (has := columns_of(source).modality) != modality:
+            what = f"data.{name} has {has}s, but the backbone '{recipe.backbone.called}' reads {modality}s"
+            yield document.place(("data", name), key=True).problem(what)
 
 
 def fit_problem(head: Head, name: str, source: DataSource) -> str | None:

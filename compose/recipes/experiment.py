@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,25 @@ import torch
 
 from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
-from compose.recipes.checks import fusion_block, label_problems
+from compose.recipes.checks import fusion_block
+from compose.recipes.data_checks import modality_problems
 from compose.recipes.document import Document, KeyPath
-from compose.recipes.expressions import tasks_of
+from compose.recipes.evaluate_checks import label_problems
+from compose.recipes.evaluated import Evaluated, sources_of
+from compose.recipes.expressions import task_names
 from compose.recipes.loading import check_heads, load_part
 from compose.recipes.saved import loaded
 from compose.recipes.schema import Recipe, Stage
 from compose.recipes.sources import read_sources
 from compose.runtime.attach import load
+from compose.runtime.image import Image
 from compose.runtime.model import Model
+from compose.runtime.random_backbone import random_backbone
+from compose.runtime.readers import reader_of
 from compose.runtime.regimes import check_regime
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.sparsity import sparsify
-from compose.train.data import Dataset, Example, sample
+from compose.train.data import Dataset, Example, Input, sample
 
 
 @dataclass
@@ -66,10 +73,27 @@ class Experiment:
         found = {task: self.data[stage.data.get(task, task)].validation for task in task_names(stage.expression)}
         return {task: examples for task, examples in found.items() if examples}
 
-    def test_examples(self, tasks: Sequence[str]) -> dict[str, tuple[Example, ...]]:
-        """What tasks are scored on."""
-        chosen = self.recipe.evaluate.data
-        return {task: self.data[chosen.get(task, task)].test for task in tasks}
+    @cached_property
+    def evaluated(self) -> Evaluated:
+        """What is scored, on which sources."""
+        return Evaluated(self.recipe)
+
+    def test_examples(self, sources: Mapping[str, str]) -> dict[str, tuple[Example, ...]]:
+        """What tasks are scored on, by task, of the source of each."""
+        return {task: self.data[source].test for task, source in sources.items()}
+
+    def new_inputs(self) -> list[tuple[str, Input]]:
+        """What the recipe wants answered, each with what to call it: its texts, and some of a test part."""
+        wanted = self.recipe.predict
+        if wanted is None:
+            return []
+        found: list[tuple[str, Input]] = [(text, text) for text in wanted.texts]
+        if wanted.examples is not None:
+            task = task_names(wanted.expression)[0]
+            name = sources_of(self.recipe.evaluate.data, task)[0]
+            chosen = enumerate(self.data[name].test[: wanted.examples])
+            found += [(_caption(example, name, number), example.input) for number, example in chosen]
+        return found
 
     def train_examples(self) -> dict[str, tuple[Example, ...]]:
         """What each task learned from last, by task: baselines get the same."""
@@ -79,9 +103,15 @@ class Experiment:
         return found
 
 
-def task_names(text: str) -> list[str]:
-    """The tasks of a checked expression."""
-    return [task for task in tasks_of(as_expression(text)) if task is not None]
+def _caption(example: Example, name: str, number: int) -> str:
+    """An example in words, for people."""
+    match example.input:
+        case str() as text:
+            return text
+        case Image():
+            return f"image {number} of the test part of data.{name} ({example.target})"
+        case texts:
+            return (" | " if isinstance(texts, tuple) else " ").join(texts)
 
 
 def single_plans(plan: RunnablePlan) -> dict[str, RunnablePlan]:
@@ -101,8 +131,11 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     """
     folder = Path(document.source).parent
     data = read_sources(recipe, folder, _needed(recipe))
-    with located(document, ("backbone", "name")):
+    with located(document, ("backbone", "name" if recipe.backbone.name else "config")):
         model = load_backbone(recipe)
+    problems = list(modality_problems(recipe, document, model.spec.modality))
+    if problems:
+        raise RecipeError(problems)
     torch.manual_seed(recipe.seed)
     for part in loaded(recipe):
         with located(document, part.path):
@@ -147,8 +180,10 @@ def build(recipe: Recipe, document: Document) -> Experiment:
 
 def check_trunk(model: Model, stage: Stage) -> None:
     """ConfigError: a stage asks for a trunk cache, but there is no layer whose states it could keep."""
+    if model.spec.modality != "text":
+        raise ConfigError(f"trunk_cache: it keeps the states of texts, and the backbone reads {model.spec.modality}s")
     plan = model.plan(stage.expression)
-    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms)
+    model.train_only(plan.expression, stage.regime, stage.last, stage.train_layer_norms, stage.adapters or None)
     problem = None if plan.trunk else plan.no_trunk()
     model.requires_grad_(False)
     if problem is not None:
@@ -157,14 +192,18 @@ def check_trunk(model: Model, stage: Stage) -> None:
 
 def load_backbone(recipe: Recipe) -> Model:
     """The backbone of a recipe, in evaluation mode."""
+    asked = recipe.backbone
     options: dict[str, Any] = {}
     if recipe.precision is not None:
         options["precision"] = recipe.precision
-    if recipe.backbone.dtype is not None:
-        options["dtype"] = getattr(torch, recipe.backbone.dtype)
-    model = load(recipe.backbone.name, **options)
-    if model.tokenizer is None:
-        raise BackboneError(f"the backbone '{recipe.backbone.name}' has no tokenizer, which recipes need")
+    if asked.dtype is not None:
+        options["dtype"] = getattr(torch, asked.dtype)
+    if asked.name is not None:
+        model = load(asked.name, **options)
+    else:
+        model = random_backbone(asked.architecture or "", asked.config, recipe.seed, **options)
+    if reader_of(model).lacking() is not None:
+        raise BackboneError(f"the backbone '{asked.called}' has no tokenizer, which recipes need for texts")
     model.eval()
     return model
 
@@ -173,10 +212,7 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
     """Every expression of a recipe that is run, with its place."""
     for index, stage in enumerate(recipe.train):
         yield ("train", index, "expression"), stage.expression
-    for name, text in recipe.evaluate.expressions.items():
-        yield ("evaluate", "expressions", name), text
-    if recipe.evaluate.drop_curve is not None:
-        yield ("evaluate", "drop_curve", "expression"), recipe.evaluate.drop_curve.expression
+    yield from ((each.path, each.text) for each in Evaluated(recipe).expressions)
     if recipe.predict is not None:
         yield ("predict", "expression"), recipe.predict.expression
 
@@ -185,7 +221,7 @@ def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
     """The labels of a head: its own, else those that its data has; None for kinds without labels, and
     where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in (None, "regression", "causal_lm", "question_answering"):
+    if head.labels is not None or head.kind in (None, "regression", "question_answering"):
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])
@@ -197,10 +233,9 @@ def _needed(recipe: Recipe) -> set[str]:
     found = set()
     for stage in recipe.train:
         found |= {stage.data.get(task, task) for task in task_names(stage.expression)}
-    curve = recipe.evaluate.drop_curve
-    evaluated = [*recipe.evaluate.expressions.values(), *([curve.expression] if curve else [])]
-    for text in evaluated:
-        found |= {recipe.evaluate.data.get(task, task) for task in task_names(text)}
+    found |= {source for names in Evaluated(recipe).by_task().values() for source in names}
+    if recipe.predict is not None and recipe.predict.examples is not None:
+        found.add(sources_of(recipe.evaluate.data, task_names(recipe.predict.expression)[0])[0])
     return found
 
 

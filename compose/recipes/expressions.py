@@ -21,6 +21,11 @@ def tasks_of(expression: Expression) -> tuple[str | None, ...]:
     return tuple(output.task for branch in branches(expression) for output in outputs(branch))
 
 
+def task_names(text: str) -> list[str]:
+    """The tasks of a checked expression."""
+    return [task for task in tasks_of(as_expression(text)) if task is not None]
+
+
 class Expressions:
     """Reads expressions by what a recipe has.
 

@@ -10,15 +10,14 @@ from compose.recipes.experiment import build
 from compose.recipes.folder import checkpoint_in, is_interrupted, unfinished
 from compose.recipes.job import Job
 from compose.recipes.manifest import read_manifest, seed_folder
-from compose.recipes.members import members
-from compose.recipes.sweeping import job_of
+from compose.recipes.sweeping import job_of, members_of
 from compose.recipes.training import Training
 
 
 def follow(job: Job) -> Path:
     """Takes part in the training of a run, which another process writes down; gives the run's folder."""
     if job.recipe.sweep:
-        for member in members(job.document, job.recipe.sweep):
+        for member in members_of(job):
             one = job_of(job, member, unfinished(job.target) / member.name)
             try:
                 _unless_done(one)

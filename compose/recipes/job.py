@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compose.recipes.document import Document
 from compose.recipes.folder import RunFolder
 from compose.recipes.schema import Recipe
+from compose.recipes.smoke import NOTE, Smoke
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Job:
         target: the folder for its results.
         overwrite: whether the folder may hold another recipe's run, which then goes.
         resume: whether to go on with what an interrupted run left.
+        smoke: what puts made things in the place of backbone and data; None: nothing does.
     """
 
     document: Document
@@ -29,6 +32,12 @@ class Job:
     target: Path
     overwrite: bool = False
     resume: bool = False
+    smoke: Smoke | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the manifests of all its runs say: how it was asked for."""
+        return {"overrides": list(self.overrides), **({} if self.smoke is None else {"smoke": NOTE})}
 
     def write_given(self, folder: RunFolder) -> None:
         """Writes the recipe as it was given, and the files that it includes, into a folder."""

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from compose.dsl import Drop, Fuse, fuses, own_name, to_text
-from compose.recipes.experiment import Experiment, single_plans, task_names
+from compose.recipes.evaluated import Scored
+from compose.recipes.experiment import Experiment, single_plans
 from compose.recipes.schema import Compare, DropCurve
+from compose.runtime.readers import reader_of
 from compose.runtime.runnable import RunnablePlan
 from compose.runtime.shares import child_names, fusion_shares
-from compose.runtime.texts import batch_of
-from compose.train.evaluate import Answered, Scores, answer, evaluate, kind_of
+from compose.train.evaluate import Answered, Scores, answer, kind_of
 from compose.train.head_only import head_only
 from compose.train.metrics import MAIN
 from compose.train.rows import cut_inputs, encode_inputs
@@ -30,10 +31,12 @@ BASELINES = {"head_only": "head only", "tfidf": "TF-IDF"}
 """What reports call the baselines."""
 
 
-def main_metrics(experiment: Experiment, tasks: Iterable[str]) -> dict[str, str]:
-    """For each task the one score that means are made of."""
-    chosen = experiment.recipe.evaluate.metrics
-    return {task: chosen[task][0] if task in chosen else MAIN[kind_of(experiment.model.heads[task])] for task in tasks}
+def main_metrics(experiment: Experiment, names: Iterable[str]) -> dict[str, str]:
+    """For each task, on each of its sources, the one score that means are made of."""
+    chosen, rows = experiment.recipe.evaluate.metrics, experiment.evaluated.rows()
+    tasks = {name: rows[name][0] for name in names}
+    kinds = {task: kind_of(experiment.model.heads[task]) for task in tasks.values()}
+    return {name: chosen[task][0] if task in chosen else MAIN[kinds[task]] for name, task in tasks.items()}
 
 
 def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
@@ -42,36 +45,52 @@ def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
 
 
 def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
-    """How many texts of the test part are longer than the backbone takes and cut, of how many, by task."""
-    wanted = experiment.recipe.evaluate
-    if wanted.stride is not None:
+    """How many texts of the test part are longer than the backbone takes and cut, of how many, by task and source."""
+    if experiment.recipe.evaluate.stride is not None:
         return {}
-    curve = [wanted.drop_curve.expression] if wanted.drop_curve else []
-    tasks = dict.fromkeys(task for text in (*wanted.expressions.values(), *curve) for task in task_names(text))
-    sources = {task: wanted.data.get(task, task) for task in tasks}
-    inputs = {name: [example.input for example in experiment.data[name].test] for name in sources.values()}
-    cut = {name: (cut_inputs(experiment.model, found), len(found)) for name, found in inputs.items()}
-    return {task: cut[name] for task, name in sources.items()}
+    rows = experiment.evaluated.rows()
+    inputs = {source: [example.input for example in experiment.data[source].test] for _, source in rows.values()}
+    cut = {source: (cut_inputs(experiment.model, found), len(found)) for source, found in inputs.items()}
+    return {name: cut[source] for name, (_, source) in rows.items()}
 
 
 def answers(experiment: Experiment) -> dict[str, dict[str, Answered]]:
-    """What the recipe's expressions and baselines answer on the test part: by system, then task."""
-    wanted = experiment.recipe.evaluate
-    found = {}
-    for name, text in wanted.expressions.items():
-        plan = experiment.plan(("evaluate", "expressions", name), text)
-        options = wanted.batch_size, wanted.batch_tokens, wanted.stride
-        found[name] = answer(plan, experiment.test_examples(task_names(text)), *options)
-    train = experiment.train_examples()
-    tasks = [task for task in dict.fromkeys(t for each in found.values() for t in each) if task in train]
+    """What the recipe's expressions and baselines answer on the test part: by system, then task and source."""
+    wanted, evaluated = experiment.recipe.evaluate, experiment.evaluated
+    found: dict[str, dict[str, Answered]] = {}
+    for name, members in evaluated.systems.items():
+        found[name] = {}
+        for each in members:
+            found[name] |= answers_of(experiment, each, experiment.plan(each.path, each.text))
+    train, rows = experiment.train_examples(), evaluated.rows()
+    names = [name for name in dict.fromkeys(row for each in found.values() for row in each) if rows[name][0] in train]
     for baseline in wanted.baselines:
-        found[BASELINES[baseline]] = {task: _baseline(experiment, baseline, task, train[task]) for task in tasks}
+        found[BASELINES[baseline]] = {name: _baseline(experiment, baseline, *rows[name], train) for name in names}
     return found
 
 
-def _baseline(experiment: Experiment, baseline: str, task: str, train: Sequence[Any]) -> Answered:
-    head = experiment.model.heads[task]
-    test = experiment.test_examples([task])[task]
+def answers_of(experiment: Experiment, scored: Scored, plan: RunnablePlan) -> dict[str, Answered]:
+    """What a plan answers to what its expression is scored on, by task and source."""
+    wanted = experiment.recipe.evaluate
+    found: dict[str, Answered] = {}
+    for sources in scored.rounds():
+        options = wanted.batch_size, wanted.batch_tokens, wanted.stride
+        said = answer(plan, experiment.test_examples(sources), *options)
+        found |= {experiment.evaluated.called(task, sources[task]): answered for task, answered in said.items()}
+    return found
+
+
+def scores_of(experiment: Experiment, answered: Mapping[str, Answered]) -> dict[str, Scores]:
+    """Answers scored by the metrics that the recipe wants."""
+    chosen, rows = experiment.recipe.evaluate.metrics, experiment.evaluated.rows()
+    return {name: found.scores(chosen.get(rows[name][0])) for name, found in answered.items()}
+
+
+def _baseline(
+    experiment: Experiment, baseline: str, task: str, source: str, every: Mapping[str, Sequence[Any]]
+) -> Answered:
+    head, train = experiment.model.heads[task], every[task]
+    test = experiment.test_examples({task: source})[task]
     if baseline == "tfidf":
         return tfidf(kind_of(head), train, test)
     return head_only(experiment.model, head.config, train, test, experiment.recipe.seed)
@@ -87,19 +106,18 @@ def drop_curve(
         curve: the expression, and the numbers of layers.
         known: scores of expressions measured before, by their names in the recipe.
     """
-    wanted = experiment.recipe.evaluate
-    base = experiment.plan(("evaluate", "drop_curve", "expression"), curve.expression)
-    examples = experiment.test_examples(task_names(curve.expression))
+    wanted, scored = experiment.recipe.evaluate, experiment.evaluated.curves["drop_curve"]
+    base = experiment.plan(scored.path, scored.text)
+    examples = experiment.test_examples(next(scored.rounds()))
     plans = {first: experiment.model.plan(Drop(base.expression, first=first)) for first in curve.first}
     inputs = [example.input for example in next(iter(examples.values()))]
-    batch, tokens = _batch(experiment, inputs, SPEED_ROWS)
+    batch, tokens = batch_of_inputs(experiment, inputs, SPEED_ROWS)
     seconds = timed([partial(plan, **batch) for plan in plans.values()], SPEED_REPEATS)
     named = wanted.expressions
     full = next((known[name] for name, text in named.items() if text == curve.expression and name in known), None)
     found = []
     for (first, plan), took in zip(plans.items(), seconds, strict=True):
-        limits = wanted.batch_size, wanted.batch_tokens
-        scores = full if full and first == 0 else evaluate(plan, examples, *limits, wanted.metrics, wanted.stride)
+        scores = full if full and first == 0 else scores_of(experiment, answers_of(experiment, scored, plan))
         found.append(
             {
                 "first": first,
@@ -117,12 +135,13 @@ def drop_curve(
 def fusion_attention(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Where each fusion looks: the mean weight of its candidates over all test tokens, by layer and site."""
     found: dict[str, dict[str, Any]] = {}
-    for name, text in experiment.recipe.evaluate.expressions.items():
-        plan = experiment.plan(("evaluate", "expressions", name), text)
-        for task, single in single_plans(plan).items():
+    for each in (each for members in experiment.evaluated.systems.values() for each in members):
+        for task, single in single_plans(experiment.plan(each.path, each.text)).items():
             for fuse in fuses(single.expression):
                 if own_name(fuse) not in found:
-                    inputs = [example.input for example in experiment.test_examples([task])[task]]
+                    inputs = [
+                        example.input for source in each.sources[task] for example in experiment.data[source].test
+                    ]
                     found[own_name(fuse) or ""] = _attention(single, fuse, inputs)
     return found
 
@@ -143,14 +162,14 @@ def _attention(plan: RunnablePlan, fuse: Fuse, inputs: Sequence[Any]) -> dict[st
 
 
 def compare_passes(
-    experiment: Experiment, plan: RunnablePlan, texts: Sequence[str], compare: Compare
+    experiment: Experiment, plan: RunnablePlan, given: Sequence[Any], compare: Compare
 ) -> list[dict[str, Any]]:
     """One pass for all tasks against a pass for each: time, FLOPs and how far the answers are apart."""
     singles = single_plans(plan)
     found = []
     for count in compare.messages:
-        inputs = [texts[index % len(texts)] for index in range(count)]
-        batch, tokens = _batch(experiment, inputs, None)
+        inputs = [given[index % len(given)] for index in range(count)]
+        batch, tokens = batch_of_inputs(experiment, inputs, None)
 
         def separate(batch: dict[str, Any] = batch) -> dict[str, Any]:
             return {task: single(**batch)[task].logits for task, single in singles.items()}
@@ -162,7 +181,7 @@ def compare_passes(
         explained = plan.explain(rows=count, tokens=tokens)
         with torch.no_grad():
             a, b = together(), separate()
-        mask = batch["attention_mask"].bool()
+        mask = batch.get("attention_mask")
         found.append(
             {
                 "messages": count,
@@ -175,10 +194,11 @@ def compare_passes(
     return found
 
 
-def _difference(a: Tensor, b: Tensor, mask: Tensor) -> float:
+def _difference(a: Tensor, b: Tensor, mask: Tensor | None) -> float:
     """The largest difference of logits; those of padding say nothing."""
     gap = (a - b).abs()
-    return float((gap[mask] if gap.dim() == 3 and gap.shape[:2] == mask.shape else gap).max())
+    per_token = mask is not None and gap.dim() == 3 and gap.shape[:2] == mask.shape
+    return float((gap[mask.bool()] if mask is not None and per_token else gap).max())
 
 
 def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -194,10 +214,8 @@ def timed(calls: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     return [statistics.median(taken) for taken in seconds]
 
 
-def _batch(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
+def batch_of_inputs(experiment: Experiment, inputs: Sequence[Any], rows: int | None) -> tuple[dict[str, Any], int]:
     """Inputs as a batch, repeated to some number of rows, and how many tokens wide it is."""
-    items = encode_inputs(experiment.model, inputs)
-    features = [item.rows[0].features for item in items]
-    features = features if rows is None else [features[index % len(features)] for index in range(rows)]
-    batch = batch_of(features, experiment.model.tokenizer, experiment.model.device)
-    return batch, int(batch["input_ids"].shape[1])
+    found = [item.rows[0] for item in encode_inputs(experiment.model, inputs)]
+    found = found if rows is None else [found[index % len(found)] for index in range(rows)]
+    return dict(reader_of(experiment.model).batch(found)), max(len(row.words) for row in found)

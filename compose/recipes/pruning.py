@@ -48,7 +48,7 @@ def _batches(experiment: Experiment, stage: Stage, count: int) -> Iterator[dict[
     chosen = {task: sample(every, count, seed) for task, every in experiment.stage_examples(stage).items()}
     for group in row_groups(model, chosen):
         collate = TaskCollator(model.tokenizer, dict(model.heads.items()), tasks=group.tasks)
-        for rows in _chunks(group.rows):
+        for rows in _chunks([group.drawn(place, seed, 0) for place in range(len(group.rows))]):
             batch = collate(rows)
             labels = batch.pop("labels")
             yield {**{key: value.to(model.device) for key, value in batch.items()}, "labels": labels}

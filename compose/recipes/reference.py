@@ -104,6 +104,8 @@ def _typed(value: Schema) -> str:
     match value.get("type"):
         case "object":
             inner = value["additionalProperties"]
+            if inner is True:
+                return "by name: any value"
             return "mappings by name" if "$ref" in inner or "oneOf" in inner else f"by name: {_value(inner)}"
         case "array":
             return f"a list: {_value(value['items'])}" if "items" in value else "a list"

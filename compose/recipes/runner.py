@@ -11,10 +11,13 @@ from typing import Any
 
 from compose.recipes import measure
 from compose.recipes.begun import begin, begun_with, is_done
+from compose.recipes.checks import owns_backbone
 from compose.recipes.console import Console, table
+from compose.recipes.evaluated import Evaluated
 from compose.recipes.experiment import Experiment, build, labels_of
 from compose.recipes.folder import RunFolder, check_replaceable, settle
 from compose.recipes.following import follow
+from compose.recipes.fusion_curve import fusion_curve
 from compose.recipes.job import Job
 from compose.recipes.loader import load_text
 from compose.recipes.memory import forget_peak, peak_memory
@@ -23,9 +26,10 @@ from compose.recipes.report.write import page_of, write_page
 from compose.recipes.resolved import resolve, to_yaml
 from compose.recipes.schema import Recipe
 from compose.recipes.seeds import run_seeds
+from compose.recipes.smoke import NOTE, Smoke
 from compose.recipes.sweeping import run_sweep
 from compose.recipes.systems import describe_parts, describe_systems
-from compose.recipes.tables import answer_lines, compare_table, cut_line, drop_table, score_table
+from compose.recipes.tables import answer_lines, compare_table, curve_table, cut_line, score_table
 from compose.recipes.training import Training
 from compose.recipes.validate import read_recipe
 from compose.train.processes import is_first
@@ -52,6 +56,7 @@ class Results:
     parts: list[dict[str, Any]] = field(default_factory=list)
     systems: dict[str, dict[str, Any]] = field(default_factory=dict)
     drop_curve: list[dict[str, Any]] = field(default_factory=list)
+    fusion_curve: list[dict[str, Any]] = field(default_factory=list)
     fusion_attention: dict[str, dict[str, Any]] = field(default_factory=dict)
     compare: list[dict[str, Any]] = field(default_factory=list)
     predictions: list[dict[str, Any]] = field(default_factory=list)
@@ -70,6 +75,7 @@ def run(
     console: Console | None = None,
     jobs: int = 1,
     resume: bool = False,
+    smoke: bool = False,
 ) -> Path:
     """Runs a recipe: once, or for each of its seeds, or for each member of its sweep.
 
@@ -84,6 +90,8 @@ def run(
         jobs: how many members of a sweep run side by side, each in a process of its own.
         resume: whether to go on with what an interrupted run of the same recipe left; where there is nothing, the run
             begins anew.
+        smoke: whether to try the recipe offline in seconds, with a tiny random backbone and made data in the place of
+            its own; see `Smoke`. The results go to `runs/` and the recipe's name with `-smoke`, and mean nothing.
 
     Returns:
         The folder, complete.
@@ -93,13 +101,16 @@ def run(
     """
     console = console or Console()
     started = time.time()
-    document, recipe = read_recipe(path, overrides)
-    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume)
+    made = Smoke(out) if smoke else None
+    document, recipe = read_recipe(path, overrides, made)
+    job = Job(document, recipe, tuple(overrides), out or Path("runs") / recipe.name, overwrite, resume, made)
     if not is_first():
         return follow(job)
     settle(job.target)
     check_replaceable(job.target, recipe.name, overwrite)
     console.say(f"{recipe.name}: {recipe.description}".strip().rstrip(":"))
+    if made is not None:
+        console.say(NOTE)
     done = run_sweep(job, console, run_job, jobs) if recipe.sweep else run_job(job, console)
     console.say(f"\nresults in {done} ({time.time() - started:.0f} s): report.html, report.md, metrics.json")
     return done
@@ -112,7 +123,7 @@ def run_job(job: Job, console: Console) -> Path:
 
 def run_once(job: Job, console: Console) -> Path:
     """Runs a recipe of one seed; gives its folder, complete."""
-    document, recipe, overrides = job.document, job.recipe, job.overrides
+    document, recipe = job.document, job.recipe
     forget_peak()
     experiment = build(recipe, document)
     labels = {name: list(labels_of(recipe, experiment.data, name) or ()) for name in recipe.heads}
@@ -137,10 +148,10 @@ def run_once(job: Job, console: Console) -> Path:
     folder.write_json("metrics.json", results.to_dict())
     facts = {
         "recipe": recipe.name,
-        "backbone": recipe.backbone.name,
+        "backbone": recipe.backbone.called,
         "precision": experiment.model.precision,
         "seed": recipe.seed,
-        "overrides": list(overrides),
+        **job.facts,
         "fingerprints": {key: begun[key] for key in ("data", "backbone", "loaded")},
         "peak_memory_mib": peak_memory(),
     }
@@ -162,9 +173,8 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     _note_cut(results, console, "test part", measure.cut_tests(experiment))
     if wanted.expressions:
         console.heading("scores on the test part")
-        chosen = wanted.metrics
         for system, answered in measure.answers(experiment).items():
-            results.scores[system] = {task: found.scores(chosen.get(task)) for task, found in answered.items()}
+            results.scores[system] = measure.scores_of(experiment, answered)
             results.details[system] = {task: found.details() for task, found in answered.items()}
         tasks = dict.fromkeys(task for scores in results.scores.values() for task in scores)
         results.main = measure.main_metrics(experiment, tasks)
@@ -173,11 +183,13 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
     if wanted.drop_curve is not None:
         console.heading("adapters dropped from the first layers")
         results.drop_curve = measure.drop_curve(experiment, wanted.drop_curve, results.scores)
-        console.say(
-            drop_table(
-                results.drop_curve, results.main or measure.main_metrics(experiment, results.drop_curve[0]["scores"])
-            )
-        )
+        main = measure.main_metrics(experiment, results.drop_curve[0]["scores"])
+        console.say(curve_table(results.drop_curve, main, "first", "first layers dropped"))
+    if wanted.fusion_curve is not None:
+        console.heading("fusions that keep so many of their children")
+        results.fusion_curve = fusion_curve(experiment, wanted.fusion_curve)
+        main = measure.main_metrics(experiment, results.fusion_curve[0]["scores"])
+        console.say(curve_table(results.fusion_curve, main, "keep", "children kept"))
     if wanted.fusion_attention:
         results.fusion_attention = measure.fusion_attention(experiment)
         for name, found in results.fusion_attention.items():
@@ -187,21 +199,23 @@ def _measure(experiment: Experiment, results: Results, console: Console) -> None
 
 def _predict(experiment: Experiment, results: Results, console: Console) -> None:
     wanted = experiment.recipe.predict
-    if wanted is None or not wanted.texts:
+    new = experiment.new_inputs()
+    if wanted is None or not new:
         return
+    inputs = [given for _, given in new]
     plan = experiment.plan(("predict", "expression"), wanted.expression)
-    console.heading("new messages, all tasks in one pass")
-    cut = cut_inputs(experiment.model, wanted.texts)
-    _note_cut(results, console, "new messages", {"predict": (cut, len(wanted.texts))})
-    answers = plan.predict(list(wanted.texts), truncate=True)
+    console.heading("answers, all tasks in one pass")
+    cut = cut_inputs(experiment.model, inputs)
+    _note_cut(results, console, "new messages", {"predict": (cut, len(inputs))})
+    answers = plan.predict(inputs, truncate=True)
     results.predictions = [
         {"text": text, "answers": {str(task): found for task, found in answer.items()}}
-        for text, answer in zip(wanted.texts, answers, strict=True)
+        for (text, _), answer in zip(new, answers, strict=True)
     ]
     for prediction in results.predictions:
         console.say(answer_lines(prediction))
     if wanted.compare is not None:
-        results.compare = measure.compare_passes(experiment, plan, wanted.texts, wanted.compare)
+        results.compare = measure.compare_passes(experiment, plan, inputs, wanted.compare)
         console.heading("one pass against a pass for each task")
         console.say(compare_table(results.compare))
 
@@ -217,12 +231,12 @@ def _save(experiment: Experiment, folder: Path) -> None:
         model.save_head(name, folder / "heads" / name)
     text = _answering(recipe)
     if text is not None:
-        model.plan(text).save(folder / PLAN)
+        model.plan(text).save(folder / PLAN, with_backbone=owns_backbone(recipe))
 
 
 def _answering(recipe: Recipe) -> str | None:
     """The expression that a run answers with: that of `predict`, else the first that is evaluated, or trained."""
     if recipe.predict is not None:
         return recipe.predict.expression
-    evaluated = [*recipe.evaluate.expressions.values(), *(stage.expression for stage in reversed(recipe.train))]
-    return evaluated[0] if evaluated else None
+    evaluated = [each.text for members in Evaluated(recipe).systems.values() for each in members]
+    return next(iter([*evaluated, *(stage.expression for stage in reversed(recipe.train))]), None)

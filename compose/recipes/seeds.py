@@ -59,7 +59,7 @@ def run_seeds(job: Job, console: Console, run_one: RunOne) -> Path:
         "recipe": job.recipe.name,
         **{key: manifests[0].get(key) for key in SHARED},
         "seeds": list(job.recipe.seeds),
-        "overrides": list(job.overrides),
+        **job.facts,
         "peak_memory_mib": max(manifest.get("peak_memory_mib", 0) for manifest in manifests),
     }
     recipe = load_text(resolved).data

@@ -10,6 +10,8 @@ from pathlib import Path
 from compose.errors import RecipeError
 
 SUFFIX = ".yaml"
+LOCAL = "local/"
+"""What names of recipes begin with whose data the user brings."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,11 @@ class Shipped:
 
     name: str
     path: Path
+
+    @property
+    def kind(self) -> int:
+        """Where lists have it: 0 for what is in no group, 2 for what needs data that its user brings, else 1."""
+        return 2 if self.name.startswith(LOCAL) else int("/" in self.name)
 
 
 @cache
@@ -29,13 +36,14 @@ def home() -> Path:
 
 
 def shipped() -> tuple[Shipped, ...]:
-    """All recipes that come with compose, by name."""
+    """All recipes that come with compose, by kind and name."""
     folder = home()
-    return tuple(
+    found = (
         Shipped(path.relative_to(folder).with_suffix("").as_posix(), path)
-        for path in sorted(folder.rglob(f"*{SUFFIX}"))
+        for path in folder.rglob(f"*{SUFFIX}")
         if "data" not in path.relative_to(folder).parts
     )
+    return tuple(sorted(found, key=lambda recipe: (recipe.kind, recipe.name)))
 
 
 def find(name: str) -> Path:

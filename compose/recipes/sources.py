@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from compose.recipes.schema import Bundled, Conll, Csv, DataSource, Hub, Jsonl, Local, Parquet, Recipe, Table
+from compose.recipes.schema import Bundled, Conll, Csv, DataSource, Digits, Hub, Jsonl, Local, Parquet, Recipe, Table
 from compose.recipes.shipped import bundled_files
 from compose.train.columns import TARGETS, Columns
 from compose.train.data import Dataset
 from compose.train.formats.conll import Conll as ConllFormat
 from compose.train.formats.csv import Csv as CsvFormat
+from compose.train.formats.digits import IMAGE, DigitsPart
 from compose.train.formats.hub import HubPart
 from compose.train.formats.jsonl import Jsonl as JsonlFormat
 from compose.train.formats.parquet import Parquet as ParquetFormat
@@ -37,6 +38,8 @@ def parts_of(source: DataSource, folder: Path) -> Parts:
         source: the source.
         folder: where its relative paths begin.
     """
+    if isinstance(source, Digits):
+        return Parts(DigitsPart("train"), source.validation, DigitsPart("test"))
     if isinstance(source, Bundled):
         train, test = (FilePart(path, JsonlFormat()) for path in bundled_files(source.name))
         return Parts(train, source.validation, test)
@@ -68,16 +71,20 @@ def format_of(source: Local) -> Format:
 
 def has_test(source: DataSource) -> bool:
     """Whether a source has something to score on."""
-    return isinstance(source, Bundled) or source.test is not None
+    return isinstance(source, Bundled | Digits) or source.test is not None
 
 
 def columns_of(source: DataSource) -> Columns:
     """Which columns hold what."""
-    if isinstance(source, Table):
-        named = {name: getattr(source, name) for name in ("pair", "tokens", *TARGETS)}
-        return Columns(text=source.text or "text", label_map=source.label_map, scheme=source.scheme, **named)
-    tokens, tags = str(source.tokens), str(source.tags)
-    return Columns(tokens=tokens, tags=tags, label_map=source.label_map, scheme=source.scheme)
+    match source:
+        case Table():
+            named = {name: getattr(source, name) for name in ("pair", "tokens", *TARGETS)}
+            named["text"] = source.text or "text"
+        case Conll():
+            named = {"tokens": str(source.tokens), "tags": str(source.tags)}
+        case Digits():
+            named = {"image": IMAGE, "label": source.label}
+    return Columns(label_map=source.label_map, scheme=source.scheme, **named)
 
 
 def absolute(source: DataSource, folder: Callable[[str], Path]) -> DataSource:

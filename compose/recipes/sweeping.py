@@ -23,6 +23,7 @@ from compose.recipes.folder import RunFolder
 from compose.recipes.job import Job
 from compose.recipes.manifest import read_manifest
 from compose.recipes.members import Member, members
+from compose.recipes.members import count as count_members
 from compose.recipes.report.runs import read_run
 from compose.recipes.report.sweep import sweep_page
 from compose.recipes.report.trials import Sweep, Trial
@@ -55,10 +56,13 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     now = begun_recipe(job.recipe)
     if is_done(job, now, console):
         return job.target
-    every = members(job.document, job.recipe.sweep)
+    every = members_of(job)
     folder = RunFolder(job.target, job.recipe.name, job.overwrite, job.resume)
     begin(folder, now)
     job.write_given(folder)
+    whole = count_members(job.recipe.sweep)
+    if len(every) < whole:
+        console.say(f"{len(every)} of {whole} members are run, so that each value is tried; all are checked")
     todo = {
         place: job_of(job, member, folder.path / member.name)
         for place, member in enumerate(every)
@@ -76,8 +80,8 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     ]
     facts = {
         "recipe": job.recipe.name,
-        "backbone": job.recipe.backbone.name,
-        "overrides": list(job.overrides),
+        "backbone": job.recipe.backbone.called,
+        **job.facts,
         "members": [trial.name for trial in trials],
         "failed": [trial.name for trial in trials if trial.run is None],
     }
@@ -89,6 +93,12 @@ def run_sweep(job: Job, console: Console, run_job: RunJob, jobs: int = 1) -> Pat
     return folder.finish(facts)
 
 
+def members_of(job: Job) -> list[Member]:
+    """The members of a sweep that are run: all, or in a smoke run as many as it takes to try each value."""
+    every = members(job.document, job.recipe.sweep)
+    return every if job.smoke is None else job.smoke.some(every)
+
+
 def job_of(job: Job, member: Member, target: Path) -> Job:
     """What is to be run of a member.
 
@@ -98,7 +108,8 @@ def job_of(job: Job, member: Member, target: Path) -> Job:
         target: its folder.
     """
     overrides = (*job.overrides, *member.overrides())
-    return Job(member.document, validate(member.document), overrides, target, resume=job.resume)
+    recipe = validate(member.document, prepare=job.smoke)
+    return Job(member.document, recipe, overrides, target, resume=job.resume, smoke=job.smoke)
 
 
 def _told(sweep: Sweep, trial: Trial) -> dict[str, Any]:

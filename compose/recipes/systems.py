@@ -53,13 +53,16 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
         of the backbone alone.
     """
     recipe = experiment.recipe
-    places = {name: ("evaluate", "expressions", name) for name in recipe.evaluate.expressions}
-    texts = dict(recipe.evaluate.expressions)
     found: dict[str, dict[str, Any]] = {}
+    texts: dict[str, tuple[KeyPath, str]] = {
+        name if each.only is None else f"{name} ({each.only})": (each.path, each.text)
+        for name, members in experiment.evaluated.systems.items()
+        for each in members
+    }
     if not texts and recipe.predict is not None:
-        texts, places = {"answers": recipe.predict.expression}, {"answers": ("predict", "expression", "")}
-    for name, text in texts.items():
-        plan = experiment.plan(tuple(step for step in places[name] if step), text)
+        texts = {"answers": (("predict", "expression"), recipe.predict.expression)}
+    for name, (path, text) in texts.items():
+        plan = experiment.plan(path, text)
         explained = plan.explain(rows=ROWS, tokens=TOKENS)
         names = _names(plan.expression)
         found[name] = {
@@ -70,7 +73,7 @@ def describe_systems(experiment: Experiment, parts: list[dict[str, Any]]) -> dic
             },
             "boxes": [{"lines": list(box.text()), "sources": box.sources} for box in picture(explained.graph)],
             "rows": ROWS,
-            "tokens": TOKENS,
+            "tokens": explained.tokens,
             "flops": explained.flops,
             "separate_flops": explained.separate_flops,
             "plain_flops": explained.plain.flops,

@@ -44,12 +44,19 @@ def spread(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['mean']:.1f}{half}"
 
 
-def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> str:
-    """Scores and speed by the number of first layers without adapters."""
+def curve_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str], key: str, title: str) -> str:
+    """Scores and speed by what a curve goes along.
+
+    Args:
+        curve: its points.
+        main: the main metric of each task.
+        key: of a point, where it is.
+        title: of that.
+    """
     tasks = list(curve[0]["scores"])
     rows = [
         [
-            f"{point['first']}",
+            f"{point[key]}",
             *(_percent(point["scores"][task][main[task]]) for task in tasks),
             _percent(point["mean"]),
             f"{point['milliseconds']:.0f}",
@@ -57,7 +64,7 @@ def drop_table(curve: Sequence[Mapping[str, Any]], main: Mapping[str, str]) -> s
         ]
         for point in curve
     ]
-    return table(["first layers dropped", *tasks, "mean", "ms", "GFLOPs"], rows)
+    return table([title, *tasks, "mean", "ms", "GFLOPs"], rows)
 
 
 def compare_table(found: Sequence[Mapping[str, Any]]) -> str:
@@ -77,7 +84,7 @@ def compare_table(found: Sequence[Mapping[str, Any]]) -> str:
                 f"{row['largest_difference']:.0e}",
             ]
         )
-    header = ["messages", "one pass, ms", "separate, ms", "faster"]
+    header = ["inputs", "one pass, ms", "separate, ms", "faster"]
     header += ["one pass, GFLOPs", "separate, GFLOPs", "fewer", "difference"]
     return table(header, rows)
 
@@ -111,6 +118,9 @@ def told(answer: Mapping[str, Any]) -> str:
         return ", ".join(f"{found['text']} ({found['type']})" for found in answer["entities"]) or "none"
     if "answer" in answer:
         return f"{answer['answer'] or 'no answer'} ({_percent(answer['probability'])})"
+    if "masked" in answer or "next" in answer:
+        tokens = [best[0] for best in answer["masked"]] if "masked" in answer else answer["next"]
+        return ", ".join(f"{found['token']} ({_percent(found['probability'])})" for found in tokens) or "none"
     return ", ".join(f"{key} {value}" for key, value in answer.items())
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from compose.recipes.console import Console
 from compose.recipes.document import KeyPath
-from compose.recipes.experiment import Experiment, located, task_names
+from compose.recipes.experiment import Experiment, located
+from compose.recipes.expressions import task_names
 from compose.recipes.pruning import prune_before
 from compose.recipes.schema import Stage, Temperature
 from compose.train.class_weights import check_class_weights
@@ -58,7 +59,11 @@ class Training:
         console.heading(f"train {name}: {stage.expression}")
         plan = experiment.plan(("train", index, "expression"), stage.expression)
         trainable = model.train_only(
-            plan.expression, regime=stage.regime, last=stage.last, train_layer_norms=stage.train_layer_norms
+            plan.expression,
+            regime=stage.regime,
+            last=stage.last,
+            train_layer_norms=stage.train_layer_norms,
+            adapters=stage.adapters or None,
         )
         examples = experiment.stage_examples(stage)
         counts = {task: len(members) for task, members in examples.items()}
@@ -125,9 +130,10 @@ def _strides(experiment: Experiment) -> Iterator[tuple[KeyPath, int, Mapping[str
         if stage.stride is not None:
             yield ("train", index, "stride"), stage.stride, experiment.validation_examples(stage)
     evaluate = experiment.recipe.evaluate
-    for text in evaluate.expressions.values() if evaluate.stride is not None else ():
+    for each in experiment.evaluated.expressions if evaluate.stride is not None else ():
         assert evaluate.stride is not None
-        yield ("evaluate", "stride"), evaluate.stride, experiment.test_examples(task_names(text))
+        for sources in each.rounds():
+            yield ("evaluate", "stride"), evaluate.stride, experiment.test_examples(sources)
 
 
 def settings_of(experiment: Experiment, stage: Stage, index: int) -> Settings:

@@ -20,6 +20,9 @@ from compose.recipes.saved import absolute_folders
 from compose.recipes.schema import DATA_KINDS, DataSource, Recipe
 from compose.recipes.sources import absolute
 
+Prepare = Callable[[Recipe, Document], Recipe]
+"""Changes a recipe that is right by itself; the document says where things stand in it."""
+
 KINDS = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -37,12 +40,15 @@ FOR_LOAD = ("from", "path", "folder", "pretrained", "load_from")
 """What others call `load`."""
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Document, Recipe]:
+def read_recipe(
+    path: str | Path, overrides: Sequence[str] = (), prepare: Prepare | None = None
+) -> tuple[Document, Recipe]:
     """Read and check a recipe file.
 
     Args:
         path: the file.
         overrides: `key=value` each, as `--set` gives them.
+        prepare: what changes a recipe before it is checked.
 
     Returns:
         The text as read with its overrides, and the recipe.
@@ -51,15 +57,16 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Docume
         RecipeError: everything that is wrong with it.
     """
     document = apply_overrides(load_recipe(path), overrides)
-    return document, validate(document)
+    return document, validate(document, prepare=prepare)
 
 
-def validate(document: Document, renamed: Sequence[Renamed] = RENAMED) -> Recipe:
+def validate(document: Document, renamed: Sequence[Renamed] = RENAMED, prepare: Prepare | None = None) -> Recipe:
     """The recipe that a document says.
 
     Args:
         document: the document.
         renamed: keys that were called otherwise before.
+        prepare: what changes a recipe, each member of a sweep too, before it is checked.
 
     Raises:
         RecipeError: everything that is wrong with it; what sections say about each other is only
@@ -84,18 +91,20 @@ def validate(document: Document, renamed: Sequence[Renamed] = RENAMED) -> Recipe
         raise RecipeError(list(older.values()))
     recipe = recipe.model_copy(update={"data": _located(recipe, document), "data_folder": None})
     recipe = recipe.model_copy(update=dict(absolute_folders(recipe, document)))
-    problems = check(recipe, document) or _sweep_problems(recipe, document)
+    if prepare is not None:
+        recipe = prepare(recipe, document)
+    problems = check(recipe, document) or _sweep_problems(recipe, document, prepare)
     if problems:
         raise RecipeError(problems)
     return recipe
 
 
-def _sweep_problems(recipe: Recipe, document: Document) -> list[Problem]:
+def _sweep_problems(recipe: Recipe, document: Document, prepare: Prepare | None) -> list[Problem]:
     """What is wrong with members of a sweep; what is wrong with several is said of the first."""
     found: dict[tuple[str, str], Problem] = {}
     for member in members(document, recipe.sweep):
         try:
-            validate(member.document)
+            validate(member.document, prepare=prepare)
         except RecipeError as error:
             for problem in map(member.told, error.problems):
                 found.setdefault((problem.where, problem.what), problem)

@@ -15,6 +15,7 @@ from compose.backbones.resolve import resolve
 from compose.backbones.table import BackboneTable
 from compose.errors import BackboneError, ConfigError, Problem
 from compose.runtime import files
+from compose.runtime.backbone_files import backbone_source
 from compose.runtime.hooks import hooks_on
 from compose.runtime.merged import require_unmerged
 from compose.runtime.model import Model
@@ -137,7 +138,7 @@ def load_plan(
                 where=str(folder),
                 hint="compose.load_plan(folder, model=...)",
             )
-        model = load(source, precision=precision, **options)
+        model = load(backbone_source(source, Path(folder)), precision=precision, **options)
     return model.plan(files.load_composition(model, folder, allow_backbone))
 
 

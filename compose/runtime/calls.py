@@ -95,6 +95,7 @@ def head_input(
     output: Output,
     rows: Sequence[int] | None,
     inverse: Inverse | None = None,
+    embeddings: Tensor | None = None,
 ) -> HeadInput:
     """What a head reads of a call: its branch's rows, or those of them that are its own.
 
@@ -131,6 +132,7 @@ def head_input(
         input_ids=own(given.get("input_ids")),
         inverse=inverse,
         first=first,
+        embeddings=embeddings,
     )
 
 

@@ -14,8 +14,9 @@ from compose.heads.build import build_head
 from compose.heads.head import Head
 from compose.io.records import AdapterRecord, CompositionRecord, FusionRecord, HeadRecord
 from compose.methods.adapter import Adapter
+from compose.runtime.backbone_files import forget_others, write_backbone
 from compose.runtime.fusions import fusion_from
-from compose.runtime.host import host_of
+from compose.runtime.host import embeddings_of, host_of
 from compose.runtime.merge import original_parameters
 from compose.runtime.named import NamedModules
 from compose.runtime.regimes import heads_of
@@ -36,6 +37,7 @@ def modules_of(model: Model) -> io.BackboneModules:
     """The names of a model's modules, for other libraries' files."""
     backbone, anatomy = model.backbone, model.hooks.anatomy
     rotary = getattr(getattr(backbone, "rotary_emb", None), "inv_freq", None)
+    embeddings = embeddings_of(model)
     return io.BackboneModules(
         model.spec,
         names=frozenset(name for name, _ in backbone.named_modules()),
@@ -46,7 +48,8 @@ def modules_of(model: Model) -> io.BackboneModules:
         heads=int(getattr(model.config, "num_attention_heads", 0) or 0),
         words_only=anatomy.table.words_only or words_alone(backbone, anatomy),
         rotary=None if rotary is None else rotary.detach().cpu(),
-        tied=host_of(model).embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
+        embeddings=embeddings,
+        tied=embeddings if getattr(model.config, "tie_word_embeddings", False) else None,
     )
 
 
@@ -68,16 +71,31 @@ def save_head(model: Model, name: str, folder: str | Path, form: str) -> None:
     io.write_head(_head_record(model, name), folder, modules_of(model), form)
 
 
-def save_plan(model: Model, expression: Expression, folder: str | Path, form: str) -> None:
-    """Writes an expression with everything that it names; heads that do not exist are left out."""
+def save_plan(model: Model, expression: Expression, folder: str | Path, form: str, with_backbone: bool = False) -> None:
+    """Writes an expression with everything that it names; heads that do not exist are left out.
+
+    Args:
+        model: the model.
+        expression: the expression.
+        folder: where to.
+        form: `native` or `adapterhub`.
+        with_backbone: the backbone too, so that the folder is read without any other.
+
+    Raises:
+        FileError: it cannot be written, or AdapterHub's format is to hold the backbone.
+    """
+    if with_backbone and form != "native":
+        raise FileError(f"the format '{form}' holds no backbone", where=str(folder), hint="format='native'")
     record = CompositionRecord(
         expression,
         adapters={name: _adapter_record(model, name, None) for name in leaves(expression)},
         fusions={name: _fusion_record(model, name) for name in map(_own_name, fuses(expression))},
         heads={name: _head_record(model, name) for name in heads_of(expression) if name in model.heads},
-        backbone=model.source,
+        backbone=write_backbone(model, Path(folder)) if with_backbone else model.source,
     )
     io.write_composition(record, folder, modules_of(model), form)
+    if form == "native":
+        forget_others(Path(folder), record.backbone)
 
 
 def adapter_record(model: Model, name: str, with_head: bool) -> AdapterRecord:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from compose.heads.head import Host
 
 if TYPE_CHECKING:
@@ -15,9 +17,14 @@ ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout", "attn_
 
 def host_of(model: Model) -> Host:
     """What heads take from a model's backbone."""
+    return Host.of(model.spec, model.config, embeddings_of(model))
+
+
+def embeddings_of(model: Model) -> Tensor | None:
+    """The backbone's input embeddings, `[vocabulary, width]`; None of images."""
     backbone: Any = model.backbone
-    embeddings = backbone.get_input_embeddings().weight if model.spec.modality == "text" else None
-    return Host.of(model.spec, model.config, embeddings)
+    weight: Tensor | None = backbone.get_input_embeddings().weight if model.spec.modality == "text" else None
+    return weight
 
 
 def attention_dropout(config: Any) -> float:

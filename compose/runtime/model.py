@@ -138,7 +138,7 @@ class Model(nn.Module):
 
         Args:
             name: its name, and so its task's.
-            kind: `classification`, `tagging`, `question_answering`, `causal_lm`, a config, or any module.
+            kind: `classification`, `tagging`, `question_answering`, `causal_lm`, `masked_lm`, a config, or any module.
             **options: those of the kind, as `labels=["yes", "no"]`.
 
         Raises:
@@ -256,6 +256,7 @@ class Model(nn.Module):
         regime: Regime = "adapters",
         last: int = 1,
         train_layer_norms: bool = False,
+        adapters: Sequence[str] | None = None,
     ) -> Trainable:
         """Sets what of an expression is trained; everything else is frozen.
 
@@ -264,15 +265,16 @@ class Model(nn.Module):
             regime: `adapters`, `fusion`, `heads`, `last_layers`, `full` (no adapters) or `full+adapters`.
             last: with `last_layers`, how many of the backbone's layers.
             train_layer_norms: the backbone's LayerNorms too.
+            adapters: where the regime trains adapters, which of the expression's; None is all of them.
 
         Returns:
             What is trained, and how many parameters; prints well.
 
         Raises:
             CompileError: if the expression has no meaning, as when an adapter is missing.
-            ConfigError: if the regime is unknown, or there is nothing that it could train.
+            ConfigError: if the regime is unknown, an adapter is not the expression's, or there is nothing to train.
         """
-        return train_only(self, as_expression(expression), regime, last, train_layer_norms)
+        return train_only(self, as_expression(expression), regime, last, train_layer_norms, adapters)
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any

@@ -1,4 +1,4 @@
-"""Text in, answers out: tokenise, batch by length, run, and let each head say what its logits mean."""
+"""Texts or images in, answers out: read, batch by length, run, and let each head say what its logits mean."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from compose.heads.head import Head
 from compose.heads.output import Key, MultiHeadOutput
 from compose.heads.spans import Window
 from compose.runtime.batches import batches, default_tokens, limit_problems
-from compose.runtime.texts import Input, Item, Row, batch_of, check, encode, longest
+from compose.runtime.readers import Reader, reader_of
+from compose.runtime.texts import Item, Row
 
 Prediction = dict[Key, dict[str, Any]]
 """An input's answers by task; by position where a task has no name of its own."""
 
 
 class Answering(Protocol):
-    """What `predict` needs of a plan: the model (with `backbone` and `tokenizer`), and each output's head."""
+    """What `predict` needs of a plan: the model (`backbone`, `spec`, `device`, `tokenizer`), and each output's head."""
 
     @property
     def model(self) -> Any: ...
@@ -40,7 +41,7 @@ class Answering(Protocol):
 
 def predict(
     plan: Answering,
-    inputs: Sequence[str | tuple[str, str] | list[str]],
+    inputs: Sequence[Any],
     *,
     batch_size: int | None = None,
     batch_tokens: int | None = None,
@@ -54,7 +55,8 @@ def predict(
 
     Args:
         plan: the plan.
-        inputs: texts, pairs of texts (tuples), or words of texts (lists), in any mixture.
+        inputs: texts, pairs of texts (tuples), or words of texts (lists), in any mixture; for backbones that read
+            images, arrays or tensors `[channels, height, width]` of numbers from 0 to 1.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time, padding among them; a longer row runs alone. Where neither is
             given, 1,024 on a CPU, whose caches hold no more, and 16,384 elsewhere.
@@ -71,50 +73,51 @@ def predict(
         For each input, in the order given, a mapping of task to prediction. What a prediction says is its
         head's matter: `label`, `probability` and `probabilities`; `labels` and `probabilities`; `value`;
         `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `answer`
-        (its start and end in the second text, score and probability); `next`.
+        (its start and end in the second text, score and probability); `next`; `masked`, for each mask token of the
+        text what may stand there.
 
     Raises:
         InputError: inputs of a wrong type or too long, or options that do not fit; all of them at once.
     """
     model, heads = plan.model, plan.heads_of(tasks)
-    given = check(inputs)
-    _check_options(model, len(given), batch_size, batch_tokens, truncate, stride, route)
+    reader = reader_of(model)
+    given = reader.check(inputs)
+    _check_options(reader, len(given), batch_size, batch_tokens, truncate, stride, route)
     _check_pairs(given, heads, route)
     if not given:
         return []
-    limit = longest(model.tokenizer, model.backbone)
-    words = any(head.needs_words for head in heads)
-    tokens = any(head.positions for head in heads)
-    items = encode(model.tokenizer, given, limit, truncate, stride, words, tokens)
+    words, tokens = any(head.needs_words for head in heads), any(head.positions for head in heads)
+    items = reader.encode(given, truncate, stride, words, tokens)
     if together and any(len(item.rows) > 1 for item in items):
         raise InputError(
             "inputs cannot be cut into windows where a plan tells rows by their place", hint="truncate=True"
         )
     rows = [(index, row) for index, item in enumerate(items) for row in item.rows]
-    device = next(iter(model.backbone.parameters())).device
     if batch_size is None and batch_tokens is None:
-        batch_tokens = default_tokens(device.type)
+        batch_tokens = default_tokens(model.device.type)
     order = [list(range(len(rows)))]
     if not together:
         order = batches([len(row.words) for _, row in rows], batch_size, batch_tokens)
     collected = _Collected(items)
+    mask = getattr(model.tokenizer, "mask_token_id", None)
     with evaluation(model), torch.no_grad():
         for places in order:
-            batch = batch_of([rows[place][1].features for place in places], model.tokenizer, device)
+            batch = reader.batch([rows[place][1] for place in places])
+            width = max(len(rows[place][1].words) for place in places)
             named = None if route is None else [route[rows[place][0]] for place in places]
             out = plan(**batch, tasks=tasks, route=named)
             keyed = dict(zip(out.keys(), heads, strict=True))
             for key, output in out.items():
                 for logits, at in _rows(output.logits, output.rows, len(places)):
                     index, row = rows[places[at]]
-                    window = _window(logits, row, batch["input_ids"].shape[1], keyed[key])
+                    window = _window(logits, row, width, keyed[key], mask)
                     collected.windows[index].setdefault(key, {})[places[at]] = window
             collected.decode([rows[place][0] for place in places], keyed)
     return collected.answers
 
 
 def _check_options(
-    model: Any,
+    reader: Reader,
     count: int,
     batch_size: int | None,
     batch_tokens: int | None,
@@ -122,10 +125,8 @@ def _check_options(
     stride: int | None,
     route: Sequence[str] | None,
 ) -> None:
-    problems = []
-    if model.tokenizer is None:
-        problems.append(Problem("the model has no tokenizer, which texts need", hint="attach(model, tokenizer)"))
-    problems += limit_problems(batch_size, batch_tokens)
+    lacking = reader.lacking()
+    problems = [*([lacking] if lacking else []), *limit_problems(batch_size, batch_tokens)]
     if stride is not None and (not isinstance(stride, int) or stride < 0):
         problems.append(Problem(f"stride={stride!r}, but a whole number of at least 0 is needed"))
     if stride is not None and truncate:
@@ -136,7 +137,7 @@ def _check_options(
         raise InputError(problems)
 
 
-def _check_pairs(given: Sequence[Input], heads: Sequence[Head], route: Sequence[str] | None) -> None:
+def _check_pairs(given: Sequence[Any], heads: Sequence[Head], route: Sequence[str] | None) -> None:
     """InputError: an input is one text alone, but a head whose task it is reads pairs."""
     problems = []
     for head in (head for head in heads if head.needs_pair):
@@ -178,10 +179,10 @@ def _rows(logits: Tensor | None, rows: Tensor | None, count: int) -> Iterator[tu
         yield from zip(logits.cpu(), range(count) if rows is None else rows.tolist(), strict=True)
 
 
-def _window(logits: Tensor, row: Row, width: int, head: Head) -> Window:
-    """A row's logits without those of its padding."""
+def _window(logits: Tensor, row: Row, width: int, head: Head, mask: int | None) -> Window:
+    """A row's logits without those of its padding; `mask` is the id of the token that hides others."""
     per_token = head.per_token or (logits.dim() > 1 and logits.shape[0] == width)
-    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.tokens)
+    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.tokens, row.of_token(mask))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from compose.runtime.model import Model
 
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
+
+ADAPTERS = ("adapters", "full+adapters")
+"""Regimes that train the expression's adapters."""
 
 BACKBONE = ("last_layers", "full", "full+adapters")
 """Regimes that train weights of the backbone."""
@@ -49,15 +53,22 @@ class Trainable:
         return "\n".join(lines)
 
 
-def train_only(model: Model, expression: Expression, regime: Regime, last: int, train_layer_norms: bool) -> Trainable:
+def train_only(
+    model: Model,
+    expression: Expression,
+    regime: Regime,
+    last: int,
+    train_layer_norms: bool,
+    adapters: Sequence[str] | None = None,
+) -> Trainable:
     """Sets what is trained.
 
     Raises:
-        ConfigError: if the regime is unknown, there is nothing that it could train, or it trains the backbone's own
-            weights in a type that is too coarse.
+        ConfigError: if the regime is unknown, there is nothing that it could train, `adapters` are not the
+            expression's, or it trains the backbone's own weights in a type that is too coarse.
         CompileError: if the expression has no meaning.
     """
-    check_regime(model, expression, regime, last)
+    check_regime(model, expression, regime, last, adapters)
     if regime not in ("heads", "fusion"):
         require_unmerged([model.hooks], "what is trained would not be what is run")
     if regime in BACKBONE or train_layer_norms:
@@ -72,9 +83,10 @@ def train_only(model: Model, expression: Expression, regime: Regime, last: int, 
         if fresh:
             chosen[what] = fresh
 
-    if regime in ("adapters", "full+adapters"):
+    if regime in ADAPTERS:
         for name in leaves(expression):
-            train(f"adapter {name}", model.adapters[name])
+            if adapters is None or name in adapters:
+                train(f"adapter {name}", model.adapters[name])
     if regime == "fusion":
         for fuse in fuses(expression):
             train(f"fusion {own_name(fuse)}", model.fusions[own_name(fuse) or ""])
@@ -133,7 +145,9 @@ def _nothing(model: Model, expression: Expression, regime: str) -> Problem:
     )
 
 
-def check_regime(model: Model, expression: Expression, regime: str, last: int) -> None:
+def check_regime(
+    model: Model, expression: Expression, regime: str, last: int, adapters: Sequence[str] | None = None
+) -> None:
     """Checks what a regime needs of an expression and of the backbone.
 
     Raises:
@@ -144,8 +158,15 @@ def check_regime(model: Model, expression: Expression, regime: str, last: int) -
         problems.append(Problem(f"there is no regime '{regime}'", got=str(regime), legal=get_args(Regime)))
     elif regime == "fusion" and not fuses(expression):
         problems.append(Problem("the expression has no Fuse, so there is no fusion to train"))
-    elif regime in ("adapters", "full+adapters") and not leaves(expression):
+    elif regime in ADAPTERS and not leaves(expression):
         problems.append(Problem("the expression has no adapter to train"))
+    elif adapters is not None and regime not in ADAPTERS:
+        problems.append(Problem(f"the regime '{regime}' trains no adapters, so that none can be chosen"))
+    else:
+        own = tuple(leaves(expression))
+        missing = [name for name in adapters or () if name not in own]
+        what = "the expression has no adapter '{}'"
+        problems += [Problem(what.format(name), got=name, legal=own) for name in missing]
     count = len(model.spec.layers)
     if regime == "last_layers" and not (isinstance(last, int) and 1 <= last <= count):
         problems.append(Problem(f"last={last!r} is out of range", why=f"the backbone has {count} layers"))

@@ -26,6 +26,7 @@ from compose.runtime.bind import row_chains
 from compose.runtime.bound import Bindings, Bound
 from compose.runtime.calls import head_input, prepare_inputs, run_backbone, states_output
 from compose.runtime.frame import Frame
+from compose.runtime.host import embeddings_of
 from compose.runtime.inverse import Inverse, inverses_of
 from compose.runtime.longer import Entrance, begins_apart
 from compose.runtime.masks import masks_of
@@ -87,6 +88,11 @@ class RunnablePlan:
         """The names of the outputs, None where one can be reached by position only."""
         return self.plan.tasks
 
+    @property
+    def together(self) -> bool:
+        """Whether rows are told apart by their place in the batch, so that inputs must stay one, in order."""
+        return any(isinstance(selector, Slice) for output in self.plan.outputs for selector in output.rows)
+
     def __call__(
         self,
         *,
@@ -144,8 +150,10 @@ class RunnablePlan:
             for output in bound.plan.outputs:
                 rows = selected[output.rows] if output.rows else None
                 labels_here = targets[output].of(rows, frame.batch)
-                read = head_input(states, given, frame, output, rows, inverses.get(output))
-                result = heads[output](read, labels_here)
+                head = heads[output]
+                words = embeddings_of(self.model) if head.reads_embeddings else None
+                read = head_input(states, given, frame, output, rows, inverses.get(output), words)
+                result = head(read, labels_here)
                 if rows is not None:
                     result.rows = torch.tensor(rows, device=states.last_hidden_state.device)
                 results[output] = result
@@ -239,8 +247,7 @@ class RunnablePlan:
 
         The rows of a BatchSplit belong to its children by their place, so its inputs stay one batch, in order.
         """
-        together = any(isinstance(selector, Slice) for output in self.plan.outputs for selector in output.rows)
-        return predict(self, inputs, **{"together": together, **options})
+        return predict(self, inputs, **{"together": self.together, **options})
 
     def optimize(self, mode: str | None = None, backend: str = "inductor") -> OptimizedPlan:
         """The plan under `torch.compile`, for batches of any size and length; see `OptimizedPlan`.
@@ -265,9 +272,12 @@ class RunnablePlan:
         outputs = self.plan.outputs if chosen is None else [self.plan.outputs[index] for index in chosen]
         return [self._head(output) for output in outputs]
 
-    def save(self, folder: Any, format: str = "native") -> None:
-        """Writes the composition as one folder: expression, adapters, fusions, heads; `native` or `adapterhub`."""
-        files.save_plan(self.model, self.expression, folder, format)
+    def save(self, folder: Any, format: str = "native", with_backbone: bool = False) -> None:
+        """Writes the composition as one folder: expression, adapters, fusions, heads; `native` or `adapterhub`.
+
+        `with_backbone` writes the backbone's weights too: where they were trained, or are in no file.
+        """
+        files.save_plan(self.model, self.expression, folder, format, with_backbone)
 
     def _after_step(self) -> None:
         """Advances what depends on the training step: the temperature of fusions that have one."""

@@ -12,7 +12,7 @@ from compose.dsl import Block, Expression, Fuse, fuses, own_name, to_text, walk
 from compose.errors import InputError
 from compose.graph.pieces import Cut
 from compose.runtime.batches import batches, default_tokens
-from compose.runtime.texts import batch_of, check, encode, longest
+from compose.runtime.readers import reader_of
 
 if TYPE_CHECKING:
     from compose.runtime.model import Model
@@ -124,12 +124,11 @@ def _batches(model: Model, data: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     if isinstance(data, list) and all(isinstance(batch, Mapping) for batch in data):
         yield from data
         return
-    inputs = check(data)
-    if model.tokenizer is None:
+    reader = reader_of(model)
+    inputs = reader.check(data)
+    if reader.lacking() is not None:
         raise InputError("this model has no tokenizer", hint="batches of tensors, or compose.attach(model, tokenizer)")
-    limit = longest(model.tokenizer, model.backbone)
-    items = encode(model.tokenizer, inputs, limit, truncate=True, words=model.tokenizer.is_fast)
-    rows = [item.rows[0].features for item in items]
+    rows = [item.rows[0] for item in reader.encode(inputs, truncate=True)]
     tokens = default_tokens(model.device.type)
-    for places in batches([len(row["input_ids"]) for row in rows], batch_tokens=tokens):
-        yield batch_of([rows[place] for place in places], model.tokenizer, model.device)
+    for places in batches([len(row.words) for row in rows], batch_tokens=tokens):
+        yield reader.batch([rows[place] for place in places])

@@ -27,11 +27,22 @@ _TOKENIZING = threading.Lock()
 
 
 class Row(NamedTuple):
-    """One row for the backbone: features by name, for each token the index of its word, and where it comes from."""
+    """One row for the backbone.
 
-    features: dict[str, list[int]]
+    Features are lists of numbers or tensors by name; `words` are for each token the index of its word.
+    """
+
+    features: dict[str, Any]
     words: tuple[int | None, ...]
+    places: Sequence[int] = ()
+    """Of a part of an input: the places of its tokens in the whole; else nothing."""
     tokens: tuple[Token, ...] = ()
+    """Where each token comes from, where that is wanted; else nothing."""
+
+    def of_token(self, token: int | None) -> dict[int, int]:
+        """Where a token stands: by its places in the whole input those in this row."""
+        ids = self.features.get("input_ids", ())  # images have none
+        return {place: row for row, place in enumerate(self.places or range(len(ids))) if ids[row] == token}
 
 
 class Item(NamedTuple):
@@ -181,7 +192,7 @@ def _tokenized(
             tokens = _tokens(rust, len(places))
             words, places = _words(given, texts[index], tokens)
         source = Source(tuple(texts[index]), words, isinstance(given, list), text_of)
-        yield source, Row(features, places, tuple(tokens)), rust
+        yield source, Row(features, places, tokens=tuple(tokens)), rust
 
 
 def _tokens(rust: Any | None, count: int) -> list[Token]:
@@ -246,7 +257,7 @@ def _windows(sequences: Sequence[int | None], limit: int, stride: int) -> list[l
 def _cut(row: Row, places: Sequence[int]) -> Row:
     features = {name: [values[place] for place in places] for name, values in row.features.items()}
     tokens = tuple(row.tokens[place] for place in places) if row.tokens else ()
-    return Row(features, tuple(row.words[place] for place in places), tokens)
+    return Row(features, tuple(row.words[place] for place in places), places, tokens)
 
 
 def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ class Identity:
         facts = {
             "expression": to_text(plan.expression),
             "what is trained": _digest(trained),
-            "the rows": _digest([[group.tasks, group.rows] for group in groups]),
+            "the rows": _digest([[group.tasks, group.rows, group.masking] for group in groups]),
         }
         chosen = {f"settings.{name}": repr(value) for name, value in asdict(settings).items() if name not in FREE}
         return cls(facts | chosen)
@@ -171,7 +171,15 @@ def _nested(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, default=str, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, default=_plain, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    """What JSON has no form of; of tensors the digest, since what `str` tells of them is cut."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(plain).hexdigest()}"
+    return str(value)
 
 
 def _difference(name: str, now: str | None, then: str | None) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from compose.errors import Problem
+from compose.runtime.image import Image
 from compose.train.answers import read_answers
 from compose.train.data import Example, Input, Span, Target
 from compose.train.row_error import RowError, require
@@ -15,6 +16,17 @@ from compose.train.schemes import Scheme, to_bio
 
 TARGETS: tuple[Target, ...] = ("label", "labels", "score", "entities", "tags", "answers")
 """What a row can be labelled with; one of them, or none."""
+
+
+Kind = Literal["image", "tokens", "pair", "text"]
+
+INPUTS: Mapping[Kind, tuple[str, ...]] = {
+    "image": ("image",),
+    "tokens": ("tokens",),
+    "pair": ("text", "pair"),
+    "text": ("text",),
+}
+"""What a row's input can be, and the columns that it is read from: the first kind whose own column is named."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Columns:
         text: a text.
         pair: the second text of a pair.
         tokens: the words of a text, in place of `text`.
+        image: an image, in place of `text`.
         label: a text or number (or texts, or a fraction, as `labels` and `score` have them).
         entities: a list of mappings with `start`, `end` and `type`.
         tags: a tag for each of the `tokens`.
@@ -39,6 +52,7 @@ class Columns:
     text: str = "text"
     pair: str | None = None
     tokens: str | None = None
+    image: str | None = None
     label: str | None = None
     entities: str | None = None
     tags: str | None = None
@@ -53,10 +67,19 @@ class Columns:
         """What the examples are labelled with."""
         return next((target for target in TARGETS if getattr(self, target)), "text")
 
+    @property
+    def kind(self) -> Kind:
+        """What the inputs are."""
+        return next(kind for kind in INPUTS if getattr(self, kind))
+
+    @property
+    def modality(self) -> Literal["text", "image"]:
+        """What a backbone must read for them."""
+        return "image" if self.kind == "image" else "text"
+
     def names(self) -> tuple[str, ...]:
         """The fields that a row must have."""
-        inputs = (self.tokens,) if self.tokens else (self.text, self.pair)
-        return tuple(name for name in (*inputs, *(getattr(self, target) for target in TARGETS)) if name)
+        return tuple(name for key in (*INPUTS[self.kind], *TARGETS) if (name := getattr(self, key)))
 
     def label_names(self) -> tuple[str, ...]:
         """The labels in the order of `label_map`."""
@@ -71,7 +94,13 @@ class Columns:
         for name in self.names():
             if name not in row:
                 raise RowError(f"there is no column '{name}'", got=name, legal=tuple(map(str, row)))
-        given = self._input(row)
+        inputs: Mapping[Kind, Callable[[Mapping[str, Any]], Input]] = {
+            "image": self._image,
+            "tokens": self._words,
+            "pair": lambda row: (self._text(row, self.text), self._text(row, self.pair or "")),
+            "text": lambda row: self._text(row, self.text),
+        }
+        given = inputs[self.kind](row)
         readers: Mapping[Target, Callable[[Mapping[str, Any]], Any]] = {
             "label": self._label,
             "labels": self._labels,
@@ -84,17 +113,20 @@ class Columns:
         target = readers[self.target](row)
         return None if target is None and self.label else Example(given, target)
 
-    def _input(self, row: Mapping[str, Any]) -> Input:
-        if self.tokens:
-            words = row[self.tokens]
-            require(_is_texts(words) and words, f"'{self.tokens}' must be a list of words")
-            return list(words)
-        text = row[self.text]
-        require(isinstance(text, str), f"'{self.text}' must be a text")
-        if self.pair is None:
-            return str(text)
-        require(isinstance(row[self.pair], str), f"'{self.pair}' must be a text")
-        return str(text), str(row[self.pair])
+    def _image(self, row: Mapping[str, Any]) -> Image:
+        image = row[self.image or ""]
+        require(isinstance(image, Image), f"'{self.image}' must be an image")
+        assert isinstance(image, Image)
+        return image
+
+    def _words(self, row: Mapping[str, Any]) -> list[str]:
+        words = row[self.tokens or ""]
+        require(_is_texts(words) and words, f"'{self.tokens}' must be a list of words")
+        return list(words)
+
+    def _text(self, row: Mapping[str, Any], column: str) -> str:
+        require(isinstance(row[column], str), f"'{column}' must be a text")
+        return str(row[column])
 
     def _label(self, row: Mapping[str, Any]) -> Any:
         label = row[self.label or ""]

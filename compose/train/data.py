@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Input = str | tuple[str, str] | list[str]
-"""A text, a pair of texts, or the words of a text."""
+from compose.runtime.image import Image
+
+Input = str | tuple[str, str] | list[str] | Image
+"""A text, a pair of texts, the words of a text, or an image."""
 
 Target = Literal["label", "labels", "score", "entities", "tags", "answers", "text"]
 """What examples are labelled with; `text`: with nothing, they are texts alone."""
@@ -22,7 +24,7 @@ class Example:
     """One labelled input.
 
     Args:
-        input: a text, a pair or words.
+        input: a text, a pair, words or an image.
         target: a label (text, number, or texts for several); a tuple of `Span`s, of entities or of answers that are
             right (none: there is no answer); a tag for each word; or None.
     """

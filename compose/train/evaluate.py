@@ -10,6 +10,7 @@ from compose.heads.spans import Word, entities
 from compose.runtime.rows import route_names
 from compose.train.data import Example, Span
 from compose.train.metrics import Kind, details, kind_of_config, score
+from compose.train.tokens import answer_tokens
 
 if TYPE_CHECKING:
     from compose.heads.head import Head
@@ -86,19 +87,34 @@ def answer(
     """What a plan answers to the examples of each task; as `evaluate`, before anything is scored."""
     answers: dict[str, list[Any]] = {}
     groups: dict[Any, list[str]] = {}
-    for task, members in examples.items():
-        groups.setdefault(tuple(repr(example.input) for example in members), []).append(task)
-    options: dict[str, Any] = {"batch_size": batch_size, "batch_tokens": batch_tokens}
-    options |= {"truncate": stride is None, "stride": stride}
+    heads = plan.model.heads
+    limits = {"batch_size": batch_size, "batch_tokens": batch_tokens}
+    of_tokens = {
+        task: answer_tokens(plan, task, rows, **limits, stride=stride)
+        for task, rows in examples.items()
+        if _tokens(heads[task])
+    }
+    whole = [task for task in examples if task not in of_tokens]
+    for task in whole:
+        groups.setdefault(tuple(repr(example.input) for example in examples[task]), []).append(task)
+    options: dict[str, Any] = {**limits, "truncate": stride is None, "stride": stride}
     routed = route_names(plan.plan)
-    for tasks in [[task] for task in examples] if routed else groups.values():
+    for tasks in [[task] for task in whole] if routed else groups.values():
         inputs = [example.input for example in examples[tasks[0]]]
         route = tasks * len(inputs) if routed else None
         found = plan.predict(inputs, tasks=tasks, route=route, **options)
         for task in tasks:
             answers[task] = [each[task] for each in found]
-    heads = plan.model.heads
-    return {task: answered(heads[task], examples[task], answers[task]) for task in examples}
+    return {
+        task: Answered("tokens", *of_tokens[task])
+        if task in of_tokens
+        else answered(heads[task], examples[task], answers[task])
+        for task in examples
+    }
+
+
+def _tokens(head: Head) -> bool:
+    return kind_of(head) == "tokens"
 
 
 def answered(head: Head, examples: Sequence[Example], answers: Sequence[Mapping[str, Any]]) -> Answered:

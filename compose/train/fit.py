@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compose.errors import ConfigError
+from compose.heads.vocabulary import counted_only
 from compose.train.class_weights import weighing
 from compose.train.data import Example
 from compose.train.extras import require
@@ -64,7 +65,7 @@ def fit(
 
     Raises:
         ConfigError: nothing asks for gradients, settings do not fit the tasks, the checkpoint is of another training,
-            or `accelerate` is not installed.
+            a cache for tasks whose texts are masked, or `accelerate` is not installed.
         FileError: the checkpoint is damaged.
         InputError: a loss that is not finite; a cache for a plan without a trunk.
     """
@@ -76,7 +77,9 @@ def fit(
 
     started = time.perf_counter()
     work = Work(model, plan, groups, settings, cache)
-    with weighing(model, groups, settings.class_weights), _recomputing(model, settings.gradient_checkpointing):
+    heads = [model.heads[task] for group in groups for task in group.tasks if task in model.heads]
+    weighed, recomputed = weighing(model, groups, settings.class_weights), _recomputing(model, settings)
+    with weighed, recomputed, counted_only(heads):
         work.fill_cache()
         fitting = Fitting(work, trained, validation or {}, Path(checkpoint) if checkpoint else None, on_step, started)
         if not fitting.progress.finished:
@@ -88,10 +91,10 @@ def fit(
 
 
 @contextmanager
-def _recomputing(model: Model, wanted: bool) -> Iterator[None]:
+def _recomputing(model: Model, settings: Settings) -> Iterator[None]:
     """Gradient checkpointing for a while, if it is wanted and is not there anyway."""
     there = any(getattr(module, "gradient_checkpointing", False) for module in model.backbone.modules())
-    if not wanted or there:
+    if not settings.gradient_checkpointing or there:
         yield
         return
     model.activation_checkpointing_enable()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from compose.errors import ConfigError
 from compose.heads.build import build_head
 from compose.heads.head import Head, HeadInput
 from compose.heads.spans import Window
-from compose.heads.spec import HeadConfig
+from compose.heads.spec import HeadConfig, VocabularyConfig
 from compose.runtime.batches import batches, default_tokens
 from compose.runtime.host import host_of
-from compose.runtime.texts import Item, batch_of
+from compose.runtime.readers import reader_of
+from compose.runtime.texts import Item
 from compose.train.collator import TaskCollator
 from compose.train.data import Example
 from compose.train.evaluate import Answered, answered
@@ -26,8 +28,8 @@ from compose.train.rows import encode_inputs, row_label
 if TYPE_CHECKING:
     from compose.runtime.model import Model
 
-States = dict[tuple[int, ...], Tensor]
-"""The frozen backbone's states of an input, by its tokens."""
+States = dict[Hashable, Tensor]
+"""The frozen backbone's states of an input, by its row's key."""
 
 EPOCHS = 60
 LEARNING_RATE = 2e-3
@@ -51,7 +53,12 @@ def head_only(
         test: what it is scored on.
         seed: of its weights and of the order of rows.
         known: states computed before, for tasks over the same inputs; new ones are added.
+
+    Raises:
+        ConfigError: a head over the vocabulary, which learns from what the backbone does not see.
     """
+    if isinstance(config, VocabularyConfig):
+        raise ConfigError(f"there is no baseline of the head alone for a {config.kind} head")
     known = {} if known is None else known
     model.eval()
     torch.manual_seed(seed)
@@ -77,18 +84,18 @@ def frozen_states(model: Model, items: Sequence[Item], known: States) -> list[Te
         items: of one row each.
         known: states by input; those of new inputs are added.
     """
-    plan = model.plan(None)
-    keys = [tuple(item.rows[0].features["input_ids"]) for item in items]
+    plan, reader = model.plan(None), reader_of(model)
+    rows = [item.rows[0] for item in items]
+    keys = [reader.key(row) for row in rows]
     new = [index for index, key in enumerate(keys) if key not in known]
     tokens = default_tokens(model.device.type)
     with torch.no_grad():
-        for places in batches([len(keys[index]) for index in new], batch_tokens=tokens):
+        for places in batches([len(rows[index].words) for index in new], batch_tokens=tokens):
             chosen = [new[place] for place in places]
-            rows = [items[index].rows[0].features for index in chosen]
-            inputs: dict[str, Any] = batch_of(rows, model.tokenizer, model.device)
+            inputs: dict[str, Any] = reader.batch([rows[index] for index in chosen])
             states = plan.states(**inputs)["last_hidden_state"]
             for index, row in zip(chosen, states, strict=True):
-                known[keys[index]] = row[: len(keys[index])].to(model.adapter_dtype).clone()
+                known[keys[index]] = row[: len(rows[index].words)].to(model.adapter_dtype).clone()
     return [known[key] for key in keys]
 
 
@@ -123,6 +130,6 @@ def _fit(
 
 
 def _head_input(items: Sequence[Item], states: Sequence[Tensor], model: Model) -> HeadInput:
-    batch = batch_of([item.rows[0].features for item in items], model.tokenizer, model.device)
+    batch = reader_of(model).batch([item.rows[0] for item in items])
     padded = pad_sequence(list(states), batch_first=True)
-    return HeadInput(padded, None, batch["attention_mask"], batch["input_ids"])
+    return HeadInput(padded, None, batch.get("attention_mask"), batch.get("input_ids"))

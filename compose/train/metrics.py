@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -10,12 +11,12 @@ from functools import partial
 from typing import Any, Literal
 
 from compose.errors import ConfigError, Problem
-from compose.heads.spec import HeadConfig, QuestionAnsweringConfig, TaggingConfig
+from compose.heads.spec import CausalLMConfig, HeadConfig, MaskedLMConfig, QuestionAnsweringConfig, TaggingConfig
 from compose.train.data import Span
 from compose.train.extras import require
 
-Kind = Literal["single", "multi_label", "regression", "tagging", "answer"]
-"""What a task's answers are: a label, labels, a number, entities as `Span`s, or a text out of a text."""
+Kind = Literal["single", "multi_label", "regression", "tagging", "tokens", "answer"]
+"""What a task's answers are: a label, labels, a number, entities as `Span`s, tokens, or a text out of a text."""
 
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]
 """A score of what was answered (second) against what is right (first), in the same order."""
@@ -31,7 +32,8 @@ def score(
 
     Args:
         kind: `single` (a label each), `multi_label` (labels each), `regression` (a number each), `tagging` (entities
-            each, as `Span`s) or `answer` (a text each; what is right are the texts that would be).
+            each, as `Span`s), `tokens` (of each text some token ids; answered is of each the likeliest id, and the
+            cross entropy of the one that is right) or `answer` (a text each; right are the texts that would be).
         gold: what is right.
         predicted: what was answered, in the same order.
         metrics: names of the kind's `METRICS`, or of labels `f1:LABEL` and the like; all of `METRICS` where nothing is
@@ -154,6 +156,27 @@ def _entity(part: str) -> Metric:
     return lambda gold, predicted: _entities(gold, predicted)[part]
 
 
+def token_accuracy(gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[tuple[int, float]]]) -> float:
+    """The share of tokens of which the likeliest is right, over all texts.
+
+    >>> token_accuracy([[7, 8], [9]], [[(7, 0.1), (5, 2.0)], [(9, 0.2)]])
+    0.6666666666666666
+    """
+    right = sum(a == b for row, said in zip(gold, predicted, strict=True) for a, (b, _) in zip(row, said, strict=True))
+    return right / max(1, sum(map(len, gold)))
+
+
+def token_cross_entropy(gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[tuple[int, float]]]) -> float:
+    """The mean over all tokens of minus the logarithm of what the right one was given."""
+    each = [entropy for said in predicted for _, entropy in said]
+    return sum(each) / max(1, len(each))
+
+
+def perplexity(gold: Sequence[Sequence[int]], predicted: Sequence[Sequence[tuple[int, float]]]) -> float:
+    """e to the cross entropy: of how many equally likely tokens one would have to be guessed."""
+    return math.exp(min(token_cross_entropy(gold, predicted), 700.0))  # which is about what a float holds
+
+
 def normalised(text: str) -> str:
     """An answer as SQuAD compares it: in small letters, without punctuation, articles and extra spaces.
 
@@ -212,6 +235,7 @@ METRICS: Mapping[Kind, Mapping[str, Metric]] = {
         "recall": _entity("recall"),
         "f1_macro": entity_f1_macro,
     },
+    "tokens": {"accuracy": token_accuracy, "perplexity": perplexity, "cross_entropy": token_cross_entropy},
     "answer": {"f1": answer_f1, "exact_match": answer_exact},
 }
 """What can be measured of each kind of task."""
@@ -219,6 +243,8 @@ METRICS: Mapping[Kind, Mapping[str, Metric]] = {
 ANSWERS: Mapping[type[HeadConfig], Kind] = {
     TaggingConfig: "tagging",
     QuestionAnsweringConfig: "answer",
+    CausalLMConfig: "tokens",
+    MaskedLMConfig: "tokens",
 }
 """How heads' answers are scored, but for those that have a `problem` of the same name."""
 
@@ -232,7 +258,7 @@ def kind_of_config(config: HeadConfig) -> Kind | None:
 MAIN: Mapping[Kind, str] = {kind: next(iter(table)) for kind, table in METRICS.items()}
 """The score that tables and means are made of where a recipe names none: the first of the kind's."""
 
-ERRORS = frozenset({"mean_squared_error"})
+ERRORS = frozenset({"mean_squared_error", "perplexity", "cross_entropy"})
 """Metrics that are the better the smaller they are, and no shares of 1."""
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from compose.heads.answers import CONTEXT, NO_ANSWER, answer_positions
 from compose.heads.spans import bio_tags, spread
-from compose.heads.spec import IGNORED
-from compose.runtime.texts import Item, Row, check, encode, longest
+from compose.heads.spec import IGNORED, VocabularyConfig
+from compose.runtime.readers import reader_of
+from compose.runtime.texts import Item, Row
 from compose.train.data import Example, Input
+from compose.train.masking import Masking, masking_of
 
 if TYPE_CHECKING:
     from compose.heads.head import Head
@@ -28,23 +30,43 @@ class RowGroup:
     Args:
         tasks: the tasks.
         rows: features of each row, and under `labels` its label by task, as `TaskCollator` takes them.
+        image_tokens: how many tokens the backbone makes of an image, where the rows are images.
         cut: how many of the rows are cut, because their input is longer than the backbone takes.
+        masking: masks tokens of the rows each time that they are drawn; None: they are as they are.
     """
 
     tasks: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     cut: int = 0
+    image_tokens: int = 0
+    masking: Masking | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of each row."""
+        return [len(row.get("input_ids", ())) or self.image_tokens for row in self.rows]
+
+    def drawn(self, place: int, seed: int, step: int) -> dict[str, Any]:
+        """A row as a step of a training has it; the same for the same step, whoever asks.
+
+        Args:
+            place: of the row.
+            seed: of the training.
+            step: its number.
+        """
+        row = self.rows[place]
+        return row if self.masking is None else self.masking(row, self.tasks, f"{seed}/{step}/{place}")
 
 
 def row_groups(
     model: Model, examples: Mapping[str, Sequence[Example]], stride: int | None = None
 ) -> tuple[RowGroup, ...]:
-    """The examples of several tasks as rows; tasks over the same inputs share theirs.
+    """The examples of several tasks as rows; tasks over the same inputs share theirs, if these are masked alike.
 
     Inputs that are longer than the backbone takes are cut, and the groups say how many; or they become several rows.
 
     Args:
-        model: the backbone with its tokenizer.
+        model: the backbone, with its tokenizer where it reads texts.
         examples: by task.
         stride: makes windows that overlap by so many tokens of what is too long, each a row with the label of the
             whole, or its own words' tags; an answer that a window lacks is there none.
@@ -54,17 +76,19 @@ def row_groups(
     """
     by_inputs: dict[tuple[Any, ...], list[str]] = {}
     for task, members in examples.items():
-        key = tuple(_hashable(example.input) for example in members)
-        by_inputs.setdefault(key, []).append(task)
+        inputs = tuple(_hashable(example.input) for example in members)
+        head = model.heads.get(task)
+        masking = None if head is None else masking_of(model, head.config)
+        by_inputs.setdefault((inputs, masking), []).append(task)
     groups = []
-    for tasks in by_inputs.values():
+    for (_, masking), tasks in by_inputs.items():
         rows, cut = [], 0
         for index, item in enumerate(_items(model, [example.input for example in examples[tasks[0]]], stride)):
             cut += item.cut
             for row in item.rows:
                 labels = {task: row_label(examples[task][index], item, model.heads.get(task), row) for task in tasks}
                 rows.append({**row.features, "labels": labels})
-        groups.append(RowGroup(tuple(tasks), tuple(rows), cut))
+        groups.append(RowGroup(tuple(tasks), tuple(rows), cut, model.spec.tokens or 0, masking))
     return tuple(groups)
 
 
@@ -73,7 +97,11 @@ def apart(groups: Sequence[RowGroup]) -> list[RowGroup]:
     return [
         group
         if len(group.tasks) == 1
-        else RowGroup((task,), tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows))
+        else replace(
+            group,
+            tasks=(task,),
+            rows=tuple({**row, "labels": {task: row["labels"].get(task)}} for row in group.rows),
+        )
         for group in groups
         for task in group.tasks
     ]
@@ -83,14 +111,13 @@ def encode_inputs(model: Model, inputs: Sequence[Input], stride: int | None = No
     """Inputs as items of one row each, cut to what the backbone takes; or with a stride in windows.
 
     Args:
-        model: the backbone with its tokenizer.
+        model: the backbone, with its tokenizer where it reads texts.
         inputs: the inputs.
         stride: by how many tokens windows overlap; None: there are none.
         tokens: whether rows keep where each token comes from.
     """
-    limit = longest(model.tokenizer, model.backbone)
-    fast = model.tokenizer.is_fast
-    return encode(model.tokenizer, check(list(inputs)), limit, stride is None, stride, words=fast, tokens=tokens)
+    reader = reader_of(model)
+    return reader.encode(reader.check(list(inputs)), stride is None, stride, tokens=tokens)
 
 
 def _items(model: Model, inputs: Sequence[Input], stride: int | None) -> Iterator[Item]:
@@ -122,7 +149,7 @@ def row_label(example: Example, item: Item, head: Head | None = None, row: Row |
         InputError: one of several labels that the head does not have.
     """
     target, row = example.target, row or item.rows[0]
-    if head is not None and head.config.kind == "causal_lm":
+    if head is not None and isinstance(head.config, VocabularyConfig):
         return list(row.features["input_ids"])
     if not isinstance(target, tuple):
         return target
@@ -142,4 +169,4 @@ def row_label(example: Example, item: Item, head: Head | None = None, row: Row |
 
 
 def _hashable(given: Input) -> Any:
-    return tuple(given) if isinstance(given, list) else (given,) if isinstance(given, str) else given
+    return given if isinstance(given, tuple) else tuple(given) if isinstance(given, list) else (given,)

@@ -35,7 +35,7 @@ class Schedule:
     """
 
     def __init__(self, groups: Sequence[RowGroup], settings: Settings) -> None:
-        self.lengths = [[len(row["input_ids"]) for row in group.rows] for group in groups]
+        self.lengths = [group.lengths for group in groups]
         self.limits = step_limits(settings.batch_size, settings.batch_tokens)
         times = settings.gradient_accumulation
         rows, tokens = (None if limit is None else limit * times for limit in self.limits)

@@ -99,8 +99,8 @@ def _words(example: Example) -> list[tuple[str, int, int]]:
     """Words with start and end, in characters, or in words where these were given."""
     if isinstance(example.input, list):
         return [(word, place, place + 1) for place, word in enumerate(example.input)]
-    text = example.input if isinstance(example.input, str) else " ".join(example.input)
-    return [(match[0], match.start(), match.end()) for match in WORD.finditer(text)]
+    assert isinstance(example.input, str)  # neither pairs nor images have tags
+    return [(match[0], match.start(), match.end()) for match in WORD.finditer(example.input)]
 
 
 def _tags(example: Example, words: Sequence[tuple[str, int, int]]) -> list[str]:

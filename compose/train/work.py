@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compose.compile import draw_drops
-from compose.errors import InputError
+from compose.errors import ConfigError, InputError
 from compose.runtime.batches import batches, default_tokens
 from compose.runtime.rows import route_names
 from compose.train.collator import TaskCollator
@@ -37,6 +37,9 @@ class Work:
         groups: the rows.
         settings: how to train.
         cache: keeps the trunk's states.
+
+    Raises:
+        ConfigError: there is a cache, but rows are masked anew each time.
     """
 
     def __init__(
@@ -50,6 +53,12 @@ class Work:
         self.routed = bool(route_names(plan.plan))
         self.groups = apart(groups) if self.routed else list(groups)  # a row goes one way only
         self.model, self.plan, self.settings, self.cache = model, plan, settings, cache
+        if cache is not None and (masked := [task for group in groups if group.masking for task in group.tasks]):
+            raise ConfigError(
+                f"a trunk cache cannot serve the task '{masked[0]}'",
+                why="its texts are masked anew at each step, so that nothing that was kept would be read again",
+                hint="no trunk_cache",
+            )
         self.schedule = Schedule(self.groups, settings)
         self.module = TrainedPlan(plan)
         self._room = Room()
@@ -90,7 +99,7 @@ class Work:
         total = torch.zeros((), device=self.model.device)
         cooling = [each for each in self.model.fusions.modules() if getattr(each, "temperature", None) is not None]
         kept = [each.temperature for each in cooling]
-        for part in self._parts(step):  # one after the other: they share the room for the trunk's states
+        for part in self._parts(step, number):  # one after the other: they share the room for the trunk's states
             with nullcontext() if part.last else accelerator.no_sync(module):
                 loss = module(part, plan)
                 accelerator.backward(loss)
@@ -110,14 +119,14 @@ class Work:
         same = expression is self.plan.expression
         return self.plan if same else self.model.plan(expression, self.plan.without)
 
-    def _parts(self, step: Step) -> Iterator[Part]:
+    def _parts(self, step: Step, number: int) -> Iterator[Part]:
         group, collate, processes = self.groups[step.group], self._collators[step.group], world()
         own = self.schedule.passes(step, rank(), processes)
         divided = processes > 1 or len(own) > 1
-        whole = self._counts(collate([group.rows[place] for place in step.places])["labels"]) if divided else {}
+        whole = self._counts(collate(self._rows(group, step.places, number))["labels"]) if divided else {}
         # A process without rows takes part all the same: the others wait for its gradients, which are zeros.
         for index, places in enumerate(own or [[step.places[0]]]):
-            batch = collate([group.rows[place] for place in places])
+            batch = collate(self._rows(group, places, number))
             labels = batch.pop("labels")
             part = shares(whole, self._counts(labels)) if divided else {}
             share = {task: value * processes if own else 0.0 for task, value in part.items()}
@@ -131,6 +140,9 @@ class Work:
                 None if self.cache is None else self.cache.states(self.plan, inputs, self._room),
                 index == max(len(own), 1) - 1,
             )
+
+    def _rows(self, group: RowGroup, places: Sequence[int], number: int) -> list[dict[str, Any]]:
+        return [group.drawn(place, self.settings.seed, number) for place in places]
 
     def _counts(self, labels: Mapping[str, Tensor]) -> dict[str, float]:
         """How many labels each task's loss is the mean over."""

@@ -40,7 +40,8 @@ def head(kind: Any = "classification", host: Host = HOST, **options: Any) -> Hea
 def states(rows: int = 3, tokens: int = 5) -> HeadInput:
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, VOCABULARY, (rows, tokens), generator=generator)
-    return HeadInput(torch.randn(rows, tokens, WIDTH, generator=generator), input_ids=ids)
+    read, words = (torch.randn(*shape, WIDTH, generator=generator) for shape in ((rows, tokens), (VOCABULARY,)))
+    return HeadInput(read, input_ids=ids, embeddings=words)
 
 
 def test_every_kind_builds() -> None:
@@ -281,6 +282,7 @@ def test_compiles_in_one_graph(kind: str) -> None:
         "tagging": torch.ones(3, 5).long(),
         "question_answering": torch.ones(3, 2).long(),
         "causal_lm": inputs.input_ids,
+        "masked_lm": inputs.input_ids,
         "regression": torch.ones(3),
         "multi_label": torch.ones(3, 2),
     }.get(kind, torch.ones(3).long())

@@ -57,7 +57,8 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = bert()
         self.tokenizer: Any = tokenizer()
-        host = Host(BackboneSpec("bert", 16, (), vocabulary=len(PIECES)))
+        self.spec, self.device = BackboneSpec("bert", 16, (), vocabulary=len(PIECES)), torch.device("cpu")
+        host = Host(self.spec)
         torch.manual_seed(1)
         self.heads = nn.ModuleDict(
             {name: build_head(name, kind, host, **options) for name, (kind, options) in heads.items()}

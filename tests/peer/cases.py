@@ -120,5 +120,6 @@ HEADS: Mapping[str, HeadCase] = {
     "tagging": HeadCase("tagging", {"labels": 5, "layers": 2}, (*ENCODERS, *CAUSAL)),
     "question_answering": HeadCase("question_answering", {"layers": 2}, (*ENCODERS, *CAUSAL)),
     "causal_lm": HeadCase("causal_lm", {"layers": 2, "bias": True}, CAUSAL),
+    "masked_lm": HeadCase("masked_lm", {}, ENCODERS),
     "images": HeadCase("image_classification", {"labels": 4}, ("vit",)),
 }

@@ -70,10 +70,10 @@ def write_case(model: Model, kind: str, case: str, folder: Path, inputs: dict[st
     elif kind == "head":
         random_adapter(model, "a", "seq_bn", 1, reduction_factor=4)
         head = model.add_head("a", HEADS[case].kind, **HEADS[case].options)
-        vocabulary = head.tensors()["out.weight"].clone()
+        vocabulary = {name: each.clone() for name, each in head.tensors().items() if name == "out.weight"}
         tiny.randomize(head, 2)
         if case == "causal_lm" and model.config.tie_word_embeddings:
-            head.tensors()["out.weight"].copy_(vocabulary)
+            head.tensors()["out.weight"].copy_(vocabulary["out.weight"])
         model.save_adapter("a", folder / "files", with_head=True, format="adapterhub")
     else:
         expression, (preset, options) = Fuse("a", "b"), FUSIONS.get(case, ("dynamic", {}))

@@ -11,7 +11,7 @@ from compose.methods.fusions import FUSION_PRESETS, make_fusion_config
 from compose.recipes.runner import run
 from compose.runtime.attach import load_plan
 from tests.heads.texts import bert, tokenizer
-from tests.recipes.made import rows
+from tests.recipes.made import rows, write_experiment
 from tests.recipes.small import changed, error_of, read
 from tests.recipes.test_runner import RECIPE
 
@@ -49,3 +49,28 @@ def test_a_run_with_scales(tmp_path: Path) -> None:
     assert all(0.9 < weight < 1.1 for weights in by_site.values() for weight in weights.values())
     again = load_plan(tmp_path / "run" / "plan")
     assert again.model.fusions["length"].config.method == "scalearn"
+
+
+CURVE = """\
+  fusion_curve: {expression: 'Parallel(Fuse("letter", "town", name="letter"), "town")', keep: [2, 1]}
+"""
+
+
+def test_a_curve_of_pruned_fusions(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    lines = [line for line in path.read_text("utf-8").splitlines(True) if "drop_curve" not in line]
+    path.write_text("".join(lines).replace("evaluate:\n", "evaluate:\n" + CURVE), "utf-8")
+    done = run(path, ["train.0.epochs=1", "report.plots=false"], out=tmp_path / "run")
+    metrics = json.loads((done / "metrics.json").read_text())
+    whole, pruned = metrics["fusion_curve"]
+    assert (whole["keep"], whole["kept"], pruned["keep"]) == (2, {}, 1)
+    (kept,) = pruned["kept"].values()
+    assert len(kept) == 1 and kept[0] in ("letter", "town")
+    assert pruned["flops"] < whole["flops"] and set(pruned["scores"]) == {"letter", "town"}
+    assert {part["name"] for part in metrics["parts"] if part["what"] == "fusion"} == {"letter"}
+    assert "| children kept |" in (done / "report.md").read_text("utf-8")
+
+
+def test_a_curve_of_fusions_needs_one() -> None:
+    text = changed("evaluate:\n", "evaluate:\n  fusion_curve: {expression: topic, keep: [1]}\n")
+    assert "the expression has no Fuse to prune" in error_of(text)

@@ -41,6 +41,7 @@ SOURCES = [
     "{kind: parquet, train: a, tokens: x, tags: y, scheme: iob1, label_map: [O, B-x]}",
     "{kind: conll, train: a, tokens: form, tags: -1, header: [form, tag], comments: '#'}",
     "{kind: hub, name: nyu-mll/glue, config: sst2, revision: abc, validation: 0.1, test: validation, label: label}",
+    "{kind: digits, label: parity, validation: 0.1, sample: {train: 100}}",
 ]
 
 

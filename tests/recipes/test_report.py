@@ -79,7 +79,7 @@ def test_the_page_needs_nothing_else(place: Path) -> None:
 def test_the_page_shows_everything(place: Path) -> None:
     read = Reader((place / "out" / "report.html").read_text("utf-8"))
     titles = ["Scores", "Training", "What it costs", "Adapters dropped from the first layers", "Where fusions look",
-              "What is taken for what", "What runs", "One pass against a pass for each task", "New messages",
+              "What is taken for what", "What runs", "One pass against a pass for each task", "Answers",
               "Texts that were cut", "Do it again"]  # fmt: skip
     assert all(read.texts.count(title) == 2 for title in titles)  # in the list of parts, and above each
     assert sum(tag == "svg" for tag, _ in read.elements) == 6

@@ -219,7 +219,11 @@ def test_regimes_and_types_of_weights(place: Path) -> None:
     _, recipe = read_recipe(place / "tiny.yaml", overrides)
     assert recipe.train[0].rate == 1e-2 and recipe.train[1].rate == 1e-3
     done = run(place / "tiny.yaml", overrides, out=place / "full", console=Console(quiet=True))
-    stages = json.loads((done / "metrics.json").read_text())["stages"]
+    found = json.loads((done / "metrics.json").read_text())
+    answers = load_plan(done / "plan").predict(["a new york", "c"])  # the backbone is no longer that of its folder
+    for answer, before in zip(answers, found["predictions"], strict=True):
+        assert answer["letter"]["probability"] == pytest.approx(before["answers"]["letter"]["probability"], abs=1e-6)
+    stages = found["stages"]
     assert stages[0]["trained_parameters"] > sum(parameter.numel() for parameter in bert().parameters())
     assert not (done / "drop_curve.svg").exists()
     assert torch.get_default_dtype() == torch.float32

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,17 @@ from typing import Any
 import pytest
 
 from compose.errors import RecipeError
+from compose.recipes.console import Console
 from compose.recipes.loader import load_text
+from compose.recipes.manifest import read_manifest
 from compose.recipes.resolved import resolve, to_yaml
+from compose.recipes.runner import run
 from compose.recipes.schema import Hub
-from compose.recipes.shipped import Shipped, bundled, bundled_files, copy, find, home, shipped
-from compose.recipes.sources import read_sources
-from compose.recipes.validate import read_recipe, validate
+from compose.recipes.shipped import LOCAL, Shipped, bundled, bundled_files, copy, find, home, shipped
+from compose.recipes.smoke import NOTE
+from compose.recipes.sources import columns_of, read_sources
+from compose.recipes.validate import validate
+from tests.recipes import brought
 from tests.recipes.small import SMALL
 
 
@@ -24,19 +31,49 @@ def test_there_is_a_quickstart() -> None:
     assert "quickstart" in [recipe.name for recipe in shipped()]
 
 
-@pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped) -> None:
-    document, _ = read_recipe(recipe.path)
-    assert document.text.startswith(f"# compose run {recipe.name}\n")
+every_recipe = pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
 
 
-@pytest.mark.parametrize("recipe", shipped(), ids=lambda recipe: recipe.name)
-def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped) -> None:
-    document, read = read_recipe(recipe.path)
+@every_recipe
+def test_every_recipe_is_valid_and_says_how_to_run_it(recipe: Shipped, tmp_path: Path) -> None:
+    document, checked = brought.read(recipe, tmp_path)
+    lines = document.text.split("\n\n")[0].splitlines()
+    command = shlex.split(lines[0].removeprefix("# "))
+    assert command[:3] == ["compose", "run", recipe.name] and lines[1] == "#"
+    assert all(line.startswith("# ") for line in lines[2:])
+    said = {line[2:].partition(":")[0]: line.partition(":")[2].strip() for line in lines[2:] if line[2].isupper()}
+    assert next(iter(said)) == "Shows" and list(said)[-1] == "Takes" and {"Source", "Data"} & set(said)
+    assert all(len(text) > 15 for text in said.values())
+    local = recipe.name.startswith(LOCAL)
+    assert local == ("data_folder=FOLDER" in command)
+    if any(isinstance(source, Hub) for source in checked.data.values()):
+        assert "needs the hub" in said["Takes"] and "run by us on the hub" in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in shipped() if not recipe.name.startswith(LOCAL)], ids=lambda recipe: recipe.name
+)
+def test_every_recipe_is_tried_offline(recipe: Shipped, tmp_path: Path) -> None:
+    console = io.StringIO()
+    done = run(recipe.path, out=tmp_path / "run", console=Console(console), smoke=True)
+    assert f"\n{NOTE}\n" in console.getvalue() and NOTE.capitalize() in (done / "report.md").read_text("utf-8")
+    manifest = read_manifest(done)
+    assert manifest is not None and manifest["smoke"] == NOTE
+    assert not manifest.get("failed"), console.getvalue()
+
+
+@every_recipe
+def test_a_resolved_recipe_is_the_same_recipe(recipe: Shipped, tmp_path: Path) -> None:
+    document, read = brought.read(recipe, tmp_path)
+    read = read.model_copy(update={"sweep": {}})  # its members are resolved, each by itself
     head = next(iter(read.heads))
+    source = next((stage.data[head] for stage in read.train if head in stage.data), head)
     labels = ["5e-5", "no", "true", "~", "a: b", " x", "- y", "#z", "010", "0x1F", "1_0", "<<", "ü"]
-    if not isinstance(read.data[head], Hub):  # a head's labels are held against those of the files
-        labels += read_sources(read, recipe.path.parent, {head})[head].labels()
+    # A head's labels are held against those of the data.
+    if isinstance(read.data[source], Hub):
+        labels += columns_of(read.data[source]).label_names()
+    else:
+        labels += read_sources(read, recipe.path.parent, {source})[source].labels()
     resolved = resolve(read, recipe.path.parent, {head: labels})
     again = validate(load_text(to_yaml(resolved), document.source))
     assert again == resolved.model_copy(update={"heads": again.heads})

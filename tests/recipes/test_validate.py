@@ -69,7 +69,7 @@ WRONG = [
     ("pooling: mean", "labels: [sale, sales]", "r.yaml:11:41", "which the head 'topic' lacks"),
     ("kind: tagging", "kind: tagging, labels: [O, B-place, I-place]", "r.yaml:12:37", "the head 'entities' lacks"),
     ("kind: tagging", "kind: taging", "r.yaml:12:20", "legal: 'tagging'"),
-    ("kind: tagging", "kind: causal_lm", "r.yaml:18", "a causal_lm head ('entities') have no scores"),
+    ("kind: tagging", "kind: causal_lm", "r.yaml:18", "causal_lm head 'entities' learns from text alone"),
     ("kind: classification", "kind: multi_label", "r.yaml:16:18", "learns from labels, but data.topic has label"),
     ("kind: classification", "kind: regression", "r.yaml:16:18", "learns from score, but data.topic has label"),
     ("kind: tagging", "kind: classification", "r.yaml:18", "learns from label, but data.entities has entities"),

@@ -16,6 +16,7 @@ from compose.runtime.model import Model
 from compose.train.fit import History, Settings, fit
 from compose.train.processes import rank, world
 from compose.train.rows import apart
+from tests.train import test_masking as language
 from tests.train.test_options import groups_of, model, trained
 
 
@@ -29,6 +30,11 @@ def fused() -> tuple[Model, History]:
     return made, fit(made, made.plan(expression), only, Settings(2, 4, 1e-2))
 
 
+def masked() -> tuple[Model, History]:
+    """A language from texts alone, its masks drawn anew at each step."""
+    return language.trained(batch_size=3)
+
+
 def results() -> dict[str, tuple[Model, History]]:
     """What is trained, by name."""
     return {
@@ -38,6 +44,7 @@ def results() -> dict[str, tuple[Model, History]]:
         "recomputed": trained(gradient_checkpointing=True),
         "routed": trained(Route(first="a", town="b"), batch_size=3),
         "fused": fused(),
+        "masked": masked(),
     }
 
 

@@ -19,6 +19,7 @@ def test_every_kind_has_its_metrics_and_recipes_know_them_all() -> None:
         "multi_label": "f1_micro",
         "regression": "pearson",
         "tagging": "f1",
+        "tokens": "accuracy",
         "answer": "f1",
     }
 

@@ -106,6 +106,7 @@ def _t5_feed_forward(index: int) -> dict[str, str | tuple[str, ...]]:
 KEYS: Mapping[str, ArchitectureKeys] = {
     "bert": _bert("bert.", "BertAdapterModel"),
     "roberta": _bert("roberta.", "RobertaAdapterModel"),
+    "xlm-roberta": _bert("roberta.", "XLMRobertaAdapterModel"),
     "distilbert": ArchitectureKeys(
         model_class="DistilBertAdapterModel",
         embedded=("invertible_adapters", "prompt_tunings"),

@@ -22,6 +22,7 @@ _OTHER_PLACES = {"distilbert": {"self": "self"}}
 ATTENTIONS: Mapping[str, Mapping[str, str]] = {
     "bert": {"attention.self": "attn"},
     "roberta": {"attention.self": "attn"},
+    "xlm-roberta": {"attention.self": "attn"},
     "distilbert": {"attention": "attn"},
     "gpt2": {"attn": "attn"},
     "llama": {"self_attn": "attn"},

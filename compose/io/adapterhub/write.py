@@ -13,6 +13,7 @@ from torch import Tensor
 from compose.dsl import Fuse, fuses, own_name, to_text
 from compose.errors import ComposeError, FileError, Problem, listing
 from compose.heads.adapterhub import from_adapterhub_index, to_adapterhub_config
+from compose.heads.spec import VocabularyConfig
 from compose.io.adapterhub.names import COLUMNS, FUSED, names_of, theirs
 from compose.io.adapterhub.options import VERSION, adapterhub_options
 from compose.io.adapterhub.prefixes import prefix_tensors
@@ -93,7 +94,9 @@ def head_files(record: HeadRecord, modules: BackboneModules) -> Files:
         config = to_adapterhub_config(record.config, modules.spec)
     except ComposeError as error:
         raise as_file_error(error, what) from error
-    if record.config.kind == "causal_lm" and modules.tied is not None and not _same(record, modules.tied):
+    own = tensors_of(record, modules)
+    vocabulary = isinstance(record.config, VocabularyConfig)
+    if vocabulary and modules.tied is not None and not _same(own["out.weight"], modules.tied):
         raise FileError(
             f"{what}: AdapterHub ties it to this backbone's input embeddings, but its vocabulary matrix is another",
             why="loading it there would overwrite the embeddings",
@@ -101,7 +104,7 @@ def head_files(record: HeadRecord, modules: BackboneModules) -> Files:
         )
     index = {module: number for number, module in from_adapterhub_index(record.config).items()}
     tensors = {}
-    for name, tensor in record.tensors.items():
+    for name, tensor in own.items():
         module, _, parameter = name.rpartition(".")
         tensors[f"heads.{record.name}.{index[module]}.{parameter}"] = tensor
     return _files(HEAD_WEIGHTS, tensors, HEAD_CONFIG, _content(table, record.name, config, record.meta))
@@ -197,8 +200,16 @@ def _unlike(fuse: Fuse, record: CompositionRecord) -> Problem | None:
     )
 
 
-def _same(record: HeadRecord, tied: Tensor) -> bool:
-    own = record.tensors["out.weight"]
+def tensors_of(record: HeadRecord, modules: BackboneModules) -> dict[str, Tensor]:
+    """A head's tensors, the matrix of a tied map to the vocabulary among them, as AdapterHub's files hold it."""
+    if not isinstance(record.config, VocabularyConfig) or not record.config.tied:
+        return dict(record.tensors)
+    assert modules.embeddings is not None, "there is no head tied to embeddings that there are not"
+    kept = next(iter(record.tensors.values()), modules.embeddings)
+    return {**record.tensors, "out.weight": modules.embeddings.detach().to(kept)}
+
+
+def _same(own: Tensor, tied: Tensor) -> bool:
     return own.shape == tied.shape and torch.equal(own, tied.detach().to(own))
 
 

@@ -44,14 +44,15 @@ def _classification(model: str, modules: Mapping[str, str], **options: Any) -> H
     return HeadRow("SEQ_CLS", "classification", modules, options, f"{model}ForSequenceClassification")
 
 
+def _roberta(model: str) -> tuple[HeadRow, ...]:
+    modules = {"classifier.dense": "dense.0", "classifier.out_proj": "out"}
+    return _classification(model, modules, pooling="first", **_TWO), _tagging(model)
+
+
 HEADS: Mapping[str, tuple[HeadRow, ...]] = {
     "bert": (_classification("Bert", _LINEAR, use_pooler=True), _tagging("Bert")),
-    "roberta": (
-        _classification(
-            "Roberta", {"classifier.dense": "dense.0", "classifier.out_proj": "out"}, pooling="first", **_TWO
-        ),
-        _tagging("Roberta"),
-    ),
+    "roberta": _roberta("Roberta"),
+    "xlm-roberta": _roberta("XLMRoberta"),
     "distilbert": (
         _classification(
             "DistilBert",

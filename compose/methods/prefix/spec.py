@@ -23,7 +23,7 @@ from compose.specs import ActingSpec, AdapterSpec, BackboneSpec, LayerSpec, SubL
 PLACES = ("encoder", "self", "cross")
 """The attentions that have a reparametrisation in common: an encoder's before a decoder, its own, cross-attention."""
 
-LEARNED = ("bert", "roberta", "gpt2")
+LEARNED = ("bert", "roberta", "xlm-roberta", "gpt2")
 """Architectures whose embeddings add a learned position to each token: a text that moves is embedded again."""
 
 RELATIVE = ("t5",)

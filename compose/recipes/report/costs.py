@@ -164,9 +164,8 @@ def again(runs: Sequence[Run]) -> Section:
         text(Mono("resolved.yaml"), " is the recipe with every default written out. This does it again:"),
         Code("\n".join(f"$ compose run {shlex.quote(str(run.folder / 'resolved.yaml'))}" for run in runs)),
     ]
-    given = [(run, list(run.facts.get("overrides") or ())) for run in runs]
-    if any(overrides for _, overrides in given):
-        words = [[word for override in each for word in ("--set", override)] for _, each in given]
+    words = [asked(run.facts) for run in runs]
+    if any(words):
         lines = [f"$ {shlex.join(['compose', 'run', 'RECIPE', *each])}" for each in words]
         blocks += [text("As it was given:"), Code("\n".join(lines))]
     versions = [
@@ -177,3 +176,9 @@ def again(runs: Sequence[Run]) -> Section:
     if versions:
         blocks += [text("Versions:"), Items(tuple(versions))]
     return Section("Do it again", tuple(blocks))
+
+
+def asked(facts: Mapping[str, Any]) -> list[str]:
+    """What `compose run` was told beside the recipe."""
+    smoke = ["--smoke"] if "smoke" in facts else []
+    return [*smoke, *(word for override in facts.get("overrides") or () for word in ("--set", override))]

@@ -1,10 +1,10 @@
-"""The parts of a report that look into systems: the drop curve, where fusions look, one pass, answers, cut texts."""
+"""The parts of a report that look into systems: curves, where fusions look, one pass, answers, cut texts."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from compose.recipes.aggregate import Estimate, estimate
 from compose.recipes.report import figures
@@ -13,47 +13,84 @@ from compose.recipes.report.figures import Line, Matrix
 from compose.recipes.report.page import Block, Figure, Items, Mono, Quote, Section, Sub, Table, rows_of, text
 from compose.recipes.report.runs import Run
 from compose.recipes.report.scores import file_name, percents
+from compose.recipes.schema.model import called
 from compose.recipes.tables import cut_line, gigaflops, told
 
 Point = Sequence[Mapping[str, Any]]
-"""A place of the drop curve in the results of each seed."""
+"""A place of a curve in the results of each seed."""
 
 
-def drop(runs: Sequence[Run], plots: bool) -> Section:
-    """Scores and speed as adapters are dropped from the first layers."""
-    title = "Adapters dropped from the first layers"
-    found = [(run, points) for run in runs if (points := _points(run))]
+class Curve(NamedTuple):
+    """A curve of results.
+
+    Args:
+        results: its key there.
+        place: the key of a point that says where it is.
+        title: of its section.
+        header: what points are at.
+        axis: the same in words.
+        about: what it says, before how it was measured.
+    """
+
+    results: str
+    place: str
+    title: str
+    header: str
+    axis: str
+    about: str
+
+
+DROP = Curve(
+    "drop_curve",
+    "first",
+    "Adapters dropped from the first layers",
+    "first layers dropped",
+    "adapters dropped from so many first layers",
+    "Nothing was trained for it. Branches share the layers that have no adapters, so that dropping makes them part "
+    "later.",
+)
+FUSION = Curve(
+    "fusion_curve",
+    "keep",
+    "Fusions that keep some of their children",
+    "children kept",
+    "each fusion keeps so many children",
+    "Nothing was trained for it. Each fusion keeps the children that it looks at most on what it learned from.",
+)
+
+
+def curve(runs: Sequence[Run], plots: bool, what: Curve) -> Section:
+    """Scores and speed along a curve."""
+    found = [(run, points) for run in runs if (points := _points(run, what))]
     if not found:
-        return Section(title, ())
+        return Section(what.title, ())
     tasks = list(dict.fromkeys(task for _, points in found for task in points[0][0]["scores"]))
     rows, scores, times = [], [], []
     for run, points in found:
         for point in points:
             each = [_share(_score(run, point, task)) if task in point[0]["scores"] else "" for task in tasks]
             took, flops = mean_text([seed["milliseconds"] for seed in point], 0), gigaflops(point[0]["flops"])
-            rows.append([label_of(runs, run, f"{point[0]['first']}"), *each, _share(_mean(point)), took, flops])
-        layers = [point[0]["first"] for point in points]
+            rows.append([label_of(runs, run, f"{point[0][what.place]}"), *each, _share(_mean(point)), took, flops])
+        places = [point[0][what.place] for point in points]
         for task in tasks if len(runs) == 1 else ():
-            scores.append(Line(task, layers, [percents(_score(run, point, task)) for point in points]))
-        scores.append(Line(label_of(runs, run, "mean"), layers, [percents(_mean(point)) for point in points]))
+            scores.append(Line(task, places, [percents(_score(run, point, task)) for point in points]))
+        scores.append(Line(label_of(runs, run, "mean"), places, [percents(_mean(point)) for point in points]))
         took_all = [estimate(seed["milliseconds"] for seed in point) for point in points]
-        times.append(Line("" if len(runs) == 1 else run.name, layers, took_all))
+        times.append(Line("" if len(runs) == 1 else run.name, places, took_all))
     size = found[0][1][0][0]
     lead = (
-        "Nothing was trained for it. Branches share the layers that have no adapters, so that dropping makes them "
-        f"part later. Times are medians of forward passes of {size['rows']} rows of {size['tokens']} tokens on this "
+        f"{what.about} Times are medians of forward passes of {size['rows']} rows of {size['tokens']} tokens on this "
         "machine; scores are in percent."
     )
-    blocks: list[Block] = [text(lead), rows_of(["first layers dropped", *tasks, "mean", "ms", "GFLOPs"], rows)]
+    blocks: list[Block] = [text(lead), rows_of([what.header, *tasks, "mean", "ms", "GFLOPs"], rows)]
     if plots:
         panels = {"score, %": scores, "time of a batch, ms": times}
-        alt = "Score and time by layers dropped"
-        blocks.append(figures.curves("drop_curve", alt, panels, "adapters dropped from so many first layers"))
-    return Section(title, tuple(blocks))
+        blocks.append(figures.curves(what.results, f"Score and time, {what.axis}", panels, what.axis))
+    return Section(what.title, tuple(blocks))
 
 
-def _points(run: Run) -> list[Point]:
-    return list(zip(*(metrics.get("drop_curve") or [] for metrics in run.seeds), strict=True))
+def _points(run: Run, what: Curve) -> list[Point]:
+    return list(zip(*(metrics.get(what.results) or [] for metrics in run.seeds), strict=True))
 
 
 def _score(run: Run, point: Point, task: str) -> Estimate:
@@ -146,14 +183,14 @@ def compare(runs: Sequence[Run]) -> Section:
     ]
     if not rows:
         return Section("One pass against a pass for each task", ())
-    header = ["messages", "one pass, ms", "separate, ms", "faster"]
+    header = ["inputs", "one pass, ms", "separate, ms", "faster"]
     header += ["one pass, GFLOPs", "separate, GFLOPs", "fewer", "difference"]
     lead = "Times are medians of forward passes on this machine; the difference is the largest between logits."
     return Section("One pass against a pass for each task", (text(lead), rows_of(header, rows)))
 
 
 def answers(runs: Sequence[Run]) -> Section:
-    """What new messages were answered with; of several seeds, by the first."""
+    """What was answered to messages and to examples; of several seeds, by the first."""
     blocks: list[Block] = []
     for run in runs:
         if len(runs) > 1 and run.first.get("predictions"):
@@ -161,7 +198,7 @@ def answers(runs: Sequence[Run]) -> Section:
         for prediction in run.first.get("predictions") or []:
             found = prediction["answers"].items()
             blocks += [Quote(prediction["text"]), Items(tuple((f"{task}: {told(answer)}",) for task, answer in found))]
-    return Section("New messages", tuple(blocks))
+    return Section("Answers", tuple(blocks))
 
 
 def cut(runs: Sequence[Run]) -> Section:
@@ -173,8 +210,13 @@ def cut(runs: Sequence[Run]) -> Section:
 def lead(run: Run) -> list[Block]:
     """What a run was about."""
     backbone = run.recipe.get("backbone") or {}
-    name = backbone.get("name", "") if isinstance(backbone, dict) else str(backbone)
+    name = called(backbone) if isinstance(backbone, dict) else str(backbone)
     seeds = ", ".join(str(metrics["seed"]) for metrics in run.seeds)
     about = str(run.recipe.get("description") or "").strip()
     said = text("Backbone ", Mono(str(name)), f", {'seed' if len(run.seeds) == 1 else 'seeds'} {seeds}.")
-    return [text(about), said] if about else [said]
+    return [*caution(run.facts), *([text(about)] if about else []), said]
+
+
+def caution(facts: Mapping[str, Any]) -> list[Block]:
+    """What a report says first of a run whose backbone and data are made up."""
+    return [text(f"{str(facts['smoke']).capitalize()}.")] if "smoke" in facts else []

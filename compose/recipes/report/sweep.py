@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from compose.recipes.aggregate import Estimate
 from compose.recipes.report import findings, trial_tables
+from compose.recipes.report.costs import asked
 from compose.recipes.report.page import Block, Code, Items, Mono, Page, Section, Sub, rows_of, text
 from compose.recipes.report.scores import percent, points
 from compose.recipes.report.trial_plots import plot
@@ -22,12 +23,13 @@ def sweep_page(sweep: Sweep, plots: bool = True) -> Page:
     sections = (
         _results(sweep, plots),
         *([_grid(sweep, system) for system in sweep.systems()]),
-        findings.drop(runs, plots),
+        findings.curve(runs, plots, findings.DROP),
+        findings.curve(runs, plots, findings.FUSION),
         findings.fusions(runs, plots, False),
         _failed(sweep),
         _again(sweep),
     )
-    return Page(sweep.name, (lead,), sections)
+    return Page(sweep.name, (*findings.caution(sweep.facts), lead), sections)
 
 
 def _joined(keys: Sequence[str]) -> list[Mono | str]:
@@ -99,10 +101,9 @@ def _failed(sweep: Sweep) -> Section:
 
 def _again(sweep: Sweep) -> Section:
     done = [trial for trial in sweep.trials if trial.run]
-    words = [word for override in sweep.facts.get("overrides") or () for word in ("--set", override)]
     blocks: list[Block] = [
         text("The whole sweep:"),
-        Code(f"$ {shlex.join(['compose', 'run', 'RECIPE', *words])}"),
+        Code(f"$ {shlex.join(['compose', 'run', 'RECIPE', *asked(sweep.facts)])}"),
     ]
     if done:
         lines = [f"$ compose run {shlex.quote(str(sweep.folder / trial.name / 'resolved.yaml'))}" for trial in done]

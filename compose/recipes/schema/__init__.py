@@ -10,6 +10,7 @@ from compose.recipes.schema.data import (
     Conll,
     Csv,
     DataSource,
+    Digits,
     Files,
     Hub,
     Jsonl,
@@ -19,7 +20,7 @@ from compose.recipes.schema.data import (
     Source,
     Table,
 )
-from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, MetricName
+from compose.recipes.schema.evaluate import Baseline, DropCurve, Evaluate, FusionCurve, MetricName
 from compose.recipes.schema.model import Adapter, Backbone, Fusion, Head, Made, Part
 from compose.recipes.schema.predict import Compare, Predict
 from compose.recipes.schema.recipe import Precision, Recipe, Report
@@ -35,10 +36,12 @@ __all__ = [
     "Csv",
     "DATA_KINDS",
     "DataSource",
+    "Digits",
     "DropCurve",
     "Evaluate",
     "Files",
     "Fusion",
+    "FusionCurve",
     "Head",
     "Hub",
     "Jsonl",

@@ -231,12 +231,29 @@ class Hub(Table):
     test: Text | None = None
 
 
+class Digits(Source):
+    """scikit-learn's digits, which come with it: 1,797 drawings of 8 x 8 pixels, each fourth of the test part.
+
+    They are images of one channel, for a backbone that reads such.
+
+    Args:
+        kind: says that it is such a source.
+        label: what is to be told of a drawing: its `digit`; `parity` (even, odd); whether it is `above_4` (no, yes);
+            whether it has a `loop` (closed: 0, 6, 8, 9; open); how much `ink` it has (little, much).
+        validation: the share of the training part that is cut off to choose by.
+    """
+
+    kind: Literal["digits"]
+    label: Literal["digit", "parity", "above_4", "loop", "ink"]
+    validation: Share | None = None
+
+
 Local = Jsonl | Csv | Parquet | Conll
 """Sources that are files on this machine."""
 
-DataSource = Annotated[Bundled | Jsonl | Csv | Parquet | Conll | Hub, Field(discriminator="kind")]
+DataSource = Annotated[Bundled | Jsonl | Csv | Parquet | Conll | Hub | Digits, Field(discriminator="kind")]
 
 DATA_KINDS: tuple[str, ...] = tuple(
-    get_args(source.model_fields["kind"].annotation)[0] for source in (Bundled, Jsonl, Csv, Parquet, Conll, Hub)
+    get_args(source.model_fields["kind"].annotation)[0] for source in (Bundled, Jsonl, Csv, Parquet, Conll, Hub, Digits)
 )
 """What `kind` may say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -13,13 +14,34 @@ from compose.recipes.schema.base import Count, Flag, Fraction, OpenSection, Sect
 class Backbone(Section):
     """The frozen transformer; a name alone, `backbone: minilm`, says as much.
 
+    With an `architecture` in place of a name it has random weights, drawn by the seed: a stage with `regime: full`
+    trains it on the spot, and the run's folder keeps it.
+
     Args:
         name: a short name, a hub id or a folder, as `compose.load` takes it.
+        architecture: what to make a backbone of with random weights: `vit`, or another one that compose knows.
+        config: what is other than the architecture's defaults, as transformers' configuration calls it.
         dtype: the type of its weights; by default that of its files.
     """
 
-    name: Text
+    name: Text | None = None
+    architecture: Text | None = None
+    config: dict[str, Any] | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
+
+    @property
+    def called(self) -> str:
+        """What to call it in messages and reports."""
+        return called({"name": self.name, "architecture": self.architecture})
+
+
+def called(backbone: Mapping[str, Any]) -> str:
+    """What to call a backbone that a recipe says so.
+
+    >>> called({"name": "minilm"}), called({"architecture": "vit"})
+    ('minilm', 'vit, made of its config')
+    """
+    return str(backbone.get("name") or f"{backbone.get('architecture')}, made of its config")
 
 
 class Made(OpenSection):

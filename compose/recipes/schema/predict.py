@@ -27,9 +27,11 @@ class Predict(Section):
     Args:
         expression: what answers.
         texts: the messages.
+        examples: how many inputs of the test part of the expression's first task to answer, too.
         compare: whether one pass for all tasks is timed against a pass for each.
     """
 
     expression: Text
     texts: tuple[Text, ...] = ()
+    examples: Count | None = None
     compare: Compare | None = None

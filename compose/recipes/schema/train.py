@@ -57,6 +57,7 @@ class Stage(Section):
     Args:
         expression: what is trained; each of its tasks learns from the data of its name.
         regime: which of the weights are trained.
+        adapters: which of the expression's adapters are trained, by default all; the others stay as they are.
         name: of the stage, for reports.
         data: the source of a task, where it is not the one of its name.
         examples: how many examples of each task to learn from, drawn by the seed; all by default.
@@ -88,6 +89,7 @@ class Stage(Section):
 
     expression: Text
     regime: Regime = "adapters"
+    adapters: tuple[Text, ...] = ()
     name: Text | None = None
     data: dict[str, Text] = {}
     examples: Count | None = None

@@ -506,7 +506,7 @@ def test_heads(tmp_path: Path) -> None:
     assert isinstance(found.config, QuestionAnsweringConfig) and set(found.tensors) == {"out.weight"}
     with pytest.raises(FileError, match="num_labels=3, but a question_answering head has 2"):
         read(head("question_answering", num_labels=3), _1_weight=(3, 8))
-    for head_type in ("masked_lm", "dependency_parsing", None):
+    for head_type in ("dependency_parsing", None):
         with pytest.raises(FileError, match=f"heads of type {head_type!r} are not supported"):
             read(head(head_type), _1_weight=(2, 8))
     with pytest.raises(FileError, match="'colour'"):

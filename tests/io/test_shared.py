@@ -29,7 +29,7 @@ ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 
 UNSUPPORTED = {
     "adapter": re.compile(r"NoReFT"),
-    "head": re.compile(r"heads of type '(masked_lm|dependency_parsing)'"),
+    "head": re.compile(r"heads of type '(dependency_parsing)'"),
 }
 
 
@@ -70,6 +70,7 @@ def supported(folder: Path, kind: str) -> bool:
             "tagging",
             "question_answering",
             "causal_lm",
+            "masked_lm",
             "image_classification",
         )
     return config.get("architecture") != "reft" or bool(config.get("orthogonality"))

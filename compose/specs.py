@@ -305,7 +305,7 @@ class HeadSpec:
 
     Args:
         name: its name, and so the task's.
-        kind: `classification`, `tagging`, `causal_lm`, `masked_lm`, `custom`, ...
+        kind: `classification`, `tagging`, `question_answering`, `causal_lm`, `masked_lm`, `custom`, ...
         token_multiplies: multiply-adds a token.
         row_multiplies: multiply-adds a row.
     """

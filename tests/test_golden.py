@@ -51,6 +51,7 @@ HEADS = (
     "image_classification",
     "parallel-unlabelled",
     "pooler",
+    "qa",
     "regression",
     "tagging",
 )

@@ -29,11 +29,19 @@ POOLING = dict.fromkeys(("gpt2", "llama", "mistral", "t5", "mt5", "bart", "mbart
 
 
 class Row(NamedTuple):
-    """How a head type reads: our kind, the options of AdapterHub's that it has, and ours that it always has so."""
+    """How a head type reads.
+
+    Args:
+        kind: our kind.
+        options: those of AdapterHub's that it has.
+        always: ours that it always has so.
+        outputs: what `num_labels` must be, where the kind says that itself.
+    """
 
     kind: str
     options: tuple[str, ...]
     always: Mapping[str, object] = MappingProxyType({})
+    outputs: int | None = None
 
 
 _LINEAR = ("activation_function", "bias", "dropout_prob", "layers", "use_pooler")
@@ -53,6 +61,7 @@ HEAD_TYPES: Mapping[str, Row] = {
     "multilabel_classification": Row("multi_label", _LINEAR),
     "image_classification": Row("classification", _LINEAR),
     "tagging": Row("tagging", ("activation_function", "dropout_prob", "layers")),
+    "question_answering": Row("question_answering", ("activation_function", "dropout_prob", "layers"), outputs=2),
     "causal_lm": Row("causal_lm", (*_VOCABULARY, "shift_labels"), _OWN),
     "masked_lm": Row("masked_lm", _VOCABULARY, _OWN),
 }
@@ -68,6 +77,7 @@ class Layout(NamedTuple):
 HEAD_KEYS: Mapping[str, Layout] = {
     "classification": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "tagging": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
+    "question_answering": Layout(("dropout", "dense", "activation"), ("dropout", "out")),
     "causal_lm": Layout(("dense", "activation", "norm"), ("out",)),
     "masked_lm": Layout(("dense", "activation", "norm"), ("out",)),
 }
@@ -120,7 +130,10 @@ def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> Head
     row = HEAD_TYPES[head_type]
     kind = "multi_label" if config.get("multilabel") else row.kind
     options = {OPTIONS[name]: config[name] for name in row.options if name in config}
-    if "num_labels" in config:
+    if row.outputs is not None and config.get("num_labels", row.outputs) != row.outputs:
+        what = f"num_labels={config['num_labels']!r}, but a {head_type} head has {row.outputs}: start and end"
+        raise ConfigError(Problem(what))
+    if row.outputs is None and "num_labels" in config:
         options["labels"] = config.get("label2id") or config["num_labels"]
         if kind == "classification" and config["num_labels"] == 1:
             kind = "regression"
@@ -152,7 +165,7 @@ def to_adapterhub_config(config: HeadConfig, backbone: BackboneSpec) -> dict[str
         )
     values = config.to_dict()
     written = {name: values[OPTIONS[name]] for name in row.options}
-    labels = values.get("labels")
+    labels = [f"LABEL_{index}" for index in range(row.outputs)] if row.outputs else values.get("labels")
     if labels is not None:
         written |= {"num_labels": len(labels), "label2id": {label: index for index, label in enumerate(labels)}}
     if head_type == "image_classification":

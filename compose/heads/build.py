@@ -12,12 +12,14 @@ from compose.heads.classification import ClassificationHead
 from compose.heads.custom import CustomHead
 from compose.heads.head import Head, Host
 from compose.heads.masked_lm import MaskedLMHead
+from compose.heads.question_answering import QuestionAnsweringHead
 from compose.heads.spec import HeadConfig, make_head_config
 from compose.heads.tagging import TaggingHead
 
 HEADS: Mapping[str, Callable[[str, Any, Host], Head]] = {
     "classification": ClassificationHead,
     "tagging": TaggingHead,
+    "question_answering": QuestionAnsweringHead,
     "causal_lm": CausalLMHead,
     "masked_lm": MaskedLMHead,
 }

@@ -93,7 +93,9 @@ class Head(nn.Module):
 
     Attributes:
         per_token: whether the logits are `[rows, tokens, ...]`.
-        needs_words: whether `decode` reads the source's words.
+        needs_words: whether `decode` reads the source's words, or where its tokens stand.
+        needs_pair: whether its inputs are pairs of texts.
+        positions: of how many positions of tokens a row's label consists, where it does.
         reads_inverse: whether its last map, to the vocabulary, reads states after `HeadInput.inverse`.
         inner_width: then, the width that this map reads.
         class_weights: `[labels]`, how much each label weighs in the loss while it is trained; None: all alike.
@@ -101,6 +103,8 @@ class Head(nn.Module):
 
     per_token: ClassVar[bool] = False
     needs_words: ClassVar[bool] = False
+    needs_pair: ClassVar[bool] = False
+    positions: ClassVar[int] = 0
     reads_inverse: ClassVar[bool] = False
     inner_width: int = 0
 

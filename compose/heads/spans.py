@@ -64,11 +64,13 @@ class Window(NamedTuple):
     Args:
         logits: of its one row, without padding.
         words: for each token the index of its word in the source, or None.
+        tokens: where each token comes from.
         masked: the mask tokens: by the place of each in the whole input its place in this part.
     """
 
     logits: Tensor
     words: tuple[int | None, ...]
+    tokens: tuple[Token, ...] = ()
     masked: Mapping[int, int] = MappingProxyType({})
 
 

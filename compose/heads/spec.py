@@ -192,6 +192,27 @@ class TaggingConfig(HeadConfig):
 
 
 @dataclass(frozen=True)
+class QuestionAnsweringConfig(HeadConfig):
+    """The place in a text where the answer to a question stands (extractive question answering).
+
+    Args:
+        layers: linear maps; all but the last have the width of the backbone and an activation.
+        activation: between them, or None.
+        dropout: before each map, in training; None is the backbone's own rate for its classifier.
+        max_answer_length: the most tokens of an answer.
+        unanswerable: whether there may be no answer (SQuAD 2): that is said where the first token, which stands for it,
+            scores higher than any answer. Else there always is one.
+    """
+
+    kind: ClassVar[str] = "question_answering"
+    layers: int = _option(1, _whole)
+    activation: str | None = _option("tanh", _maybe(_one_of(ACTIVATIONS)))
+    dropout: float | None = _option(None, _maybe(_rate))
+    max_answer_length: int = _option(30, _whole)
+    unanswerable: bool = _option(False, _flag)
+
+
+@dataclass(frozen=True)
 class VocabularyConfig(HeadConfig):
     """What heads over the vocabulary share.
 
@@ -270,6 +291,7 @@ KINDS: Mapping[str, Kind] = {
     "regression": Kind(ClassificationConfig, {"problem": "regression", "labels": 1}),
     "image_classification": Kind(ClassificationConfig, {"pooling": "first"}),
     "tagging": Kind(TaggingConfig, {}),
+    "question_answering": Kind(QuestionAnsweringConfig, {}),
     "causal_lm": Kind(CausalLMConfig, {}),
     "masked_lm": Kind(MaskedLMConfig, {}),
 }

@@ -22,9 +22,13 @@ FIRST_ROWS = 20
 ELSEWHERE = "--set data_folder=FOLDER, if these paths begin in another folder"
 """What helps where a file is not there."""
 
+OF_TEXTS = ("entities", "answers")
+"""What is marked by characters of a text."""
+
 NEEDS: Mapping[str, tuple[Target, ...]] = {
     "tagging": ("entities", "tags"),
     "causal_lm": ("text",),
+    "question_answering": ("answers",),
     "masked_lm": ("text",),
     "multi_label": ("labels",),
     "regression": ("score",),
@@ -78,15 +82,27 @@ def lacking_labels(head: Head, source: DataSource, folder: Path) -> tuple[str, .
     if not isinstance(head.labels, list):
         return ()
     columns = columns_of(source)
+    found = Dataset("", columns.target, _first_rows(source, folder), names=columns.label_names()).labels()
+    return tuple(label for label in found if label not in head.labels)
+
+
+def lacks_answers(head: Head, source: DataSource, folder: Path) -> bool:
+    """Whether a source asks what has no answer, as far as the first rows show it, and the head always answers."""
+    if head.kind != "question_answering" or head.options.get("unanswerable") is True:
+        return False
+    return any(not example.target for example in _first_rows(source, folder))
+
+
+def _first_rows(source: DataSource, folder: Path) -> tuple[Example, ...]:
+    """The first rows of a source's files; none where they cannot be read, which is told of at the source."""
     rows: list[Example] = []
     for part in parts_of(source, folder):
         if isinstance(part, FilePart):
             try:
-                rows += read_part(part, columns, FIRST_ROWS)
-            except FileError:  # which is told of at the source
+                rows += read_part(part, columns_of(source), FIRST_ROWS)
+            except FileError:
                 return ()
-    found = Dataset("", columns.target, tuple(rows), names=columns.label_names()).labels()
-    return tuple(label for label in found if label not in head.labels)
+    return tuple(rows)
 
 
 def _told(target: Target) -> str:
@@ -104,16 +120,21 @@ def _columns(document: Document, path: KeyPath, source: DataSource) -> Iterator[
             hint = "" if given else "text: COLUMN, if its texts alone are wanted"
             yield document.place(path, key=True).problem(what, hint=hint)
             return
-        if (source.tags is None) != (source.tokens is None):
+        if source.tags and not source.tokens:
             yield document.place(path, key=True).problem(f"{name}: tags and tokens belong together")
             return
-        clash = [key for key in ("text", "pair") if source.tokens and getattr(source, key)]
-        clash += ["pair"] if source.entities and source.pair else []
-        for key in clash[:1]:
-            yield document.place((*path, key)).problem(f"{name}: {key} has no meaning beside {given[0]}")
-        if isinstance(source, Csv) and source.entities:
-            yield document.place((*path, "entities")).problem(f"{name}: a cell of a table as text holds no entities")
-    if source.label_map is not None and target in ("score", "text"):
+        if source.answers and source.pair is None:
+            what = f"{name}: answers stand in a second text, and no pair is named"
+            yield document.place((*path, "answers")).problem(what, hint="text: question, pair: context")
+            return
+        clash = [(key, "tokens") for key in ("text", "pair", *OF_TEXTS) if source.tokens and getattr(source, key)]
+        clash += [("pair", "entities")] if source.entities and source.pair else []
+        for key, other in clash[:1]:
+            yield document.place((*path, key)).problem(f"{name}: {key} has no meaning beside {other}")
+        for key in OF_TEXTS if isinstance(source, Csv) else ():
+            if getattr(source, key):
+                yield document.place((*path, key)).problem(f"{name}: a cell of a table as text holds no {key}")
+    if source.label_map is not None and target in ("score", "answers", "text"):
         at = document.place((*path, "label_map"), key=True)
         yield at.problem(f"{name}: label_map has no meaning where there are no labels")
     if source.scheme != "bio" and target != "tags":

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from compose.dsl import Expression, fuses, leaves
-from compose.errors import ComposeError, Problem
+from compose.errors import ComposeError, ConfigError, Problem
 from compose.heads.spec import make_head_config
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.evaluated import sources_of
 from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.schema import Head, Recipe
 from compose.recipes.sources import columns_of
-from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config
+from compose.train.metrics import ERRORS, METRICS, Kind, kind_of_config, metric_of
 
 DataProblems = Callable[[Sequence[str], Mapping[str, Sequence[str]], KeyPath, KeyPath, str], Iterator[Problem]]
 """What is wrong with the data of tasks; by task the sources chosen, where that is said, the expression, the part."""
@@ -22,6 +22,10 @@ CURVES: tuple[tuple[str, Callable[[Expression], Sequence[object]], str], ...] = 
     ("fusion_curve", fuses, "Fuse to prune"),
 )
 """The curves that `evaluate` may ask for, and what their expressions must have."""
+
+
+WITHOUT: Mapping[str, tuple[Kind, ...]] = {"head_only": ("tokens",), "tfidf": ("tokens", "answer")}
+"""The kinds of answers that a baseline does not give."""
 
 
 class EvaluateChecks:
@@ -92,10 +96,14 @@ class EvaluateChecks:
         if head is None or kind is None:
             return
         for number, metric in enumerate(metrics):
-            if metric not in METRICS[kind]:
+            try:
+                metric_of(kind, metric)
+            except ConfigError as error:
                 what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
                 at = self.document.place((*path, number))
-                yield at.problem(what, got=metric, legal=tuple(METRICS[kind]))
+                yield at.problem(what, got=metric, legal=tuple(METRICS[kind]), hint=error.problems[0].hint)
+        if isinstance(head.labels, list):
+            yield from label_problems(self.recipe, self.document, task, tuple(map(str, head.labels)))
         if metrics[0] in ERRORS:
             why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
             at = self.document.place((*path, 0))
@@ -110,13 +118,22 @@ class EvaluateChecks:
                 yield at.problem(f"tfidf counts words, but task '{images[0]}' reads images", hint="head_only")
             for task in tasks:
                 head = self.recipe.heads.get(task)
-                if head is not None and answers_of(head) == "tokens":
+                if head is not None and answers_of(head) in WITHOUT[baseline]:
                     at = self.document.place(("evaluate", "baselines", number))
                     yield at.problem(f"there is no baseline '{baseline}' for the {head.kind} head '{task}'")
 
     def _reads_images(self, task: str) -> bool:
         sources = [self.recipe.data.get(name) for name in sources_of(self.recipe.evaluate.data, task)]
         return any(source is not None and columns_of(source).modality == "image" for source in sources)
+
+
+def label_problems(recipe: Recipe, document: Document, task: str, labels: tuple[str, ...]) -> Iterator[Problem]:
+    """Metrics of labels that a task does not have."""
+    for number, metric in enumerate(recipe.evaluate.metrics.get(task, ())):
+        label = metric.partition(":")[2]
+        if label and label not in labels:
+            place = document.place(("evaluate", "metrics", task, number))
+            yield place.problem(f"{metric}: task '{task}' has no label '{label}'", got=label, legal=labels)
 
 
 def answers_of(head: Head) -> Kind | None:

@@ -17,6 +17,7 @@ from compose.errors import BackboneError, ComposeError, ConfigError, Problem, Re
 from compose.recipes.checks import fusion_block
 from compose.recipes.data_checks import modality_problems
 from compose.recipes.document import Document, KeyPath
+from compose.recipes.evaluate_checks import label_problems
 from compose.recipes.evaluated import Evaluated, sources_of
 from compose.recipes.expressions import task_names
 from compose.recipes.loading import check_heads, load_part
@@ -158,6 +159,9 @@ def build(recipe: Recipe, document: Document) -> Experiment:
         labels = labels_of(recipe, data, name)
         with located(document, ("heads", name)):
             model.add_head(name, head.kind, **head.options, **({"labels": labels} if labels else {}))
+    for task in recipe.evaluate.metrics:
+        if problems := list(label_problems(recipe, document, task, model.heads[task].labels)):
+            raise RecipeError(problems)
     experiment = Experiment(recipe, document, data, model)
     for path, text in expressions(recipe):
         experiment.plan(path, text)  # what cannot be compiled is said before anything is trained
@@ -217,7 +221,7 @@ def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
     """The labels of a head: its own, else those that its data has; None for kinds without labels, and
     where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in (None, "regression"):
+    if head.labels is not None or head.kind in (None, "regression", "question_answering"):
         return head.labels
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])

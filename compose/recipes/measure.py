@@ -45,7 +45,9 @@ def mean_score(experiment: Experiment, scores: Mapping[str, Scores]) -> float:
 
 
 def cut_tests(experiment: Experiment) -> dict[str, tuple[int, int]]:
-    """How many texts of the test part are longer than the backbone takes, of how many, by task and source."""
+    """How many texts of the test part are longer than the backbone takes and cut, of how many, by task and source."""
+    if experiment.recipe.evaluate.stride is not None:
+        return {}
     rows = experiment.evaluated.rows()
     inputs = {source: [example.input for example in experiment.data[source].test] for _, source in rows.values()}
     cut = {source: (cut_inputs(experiment.model, found), len(found)) for source, found in inputs.items()}
@@ -72,7 +74,8 @@ def answers_of(experiment: Experiment, scored: Scored, plan: RunnablePlan) -> di
     wanted = experiment.recipe.evaluate
     found: dict[str, Answered] = {}
     for sources in scored.rounds():
-        said = answer(plan, experiment.test_examples(sources), wanted.batch_size, wanted.batch_tokens)
+        options = wanted.batch_size, wanted.batch_tokens, wanted.stride
+        said = answer(plan, experiment.test_examples(sources), *options)
         found |= {experiment.evaluated.called(task, sources[task]): answered for task, answered in said.items()}
     return found
 

@@ -116,6 +116,8 @@ def told(answer: Mapping[str, Any]) -> str:
         return ", ".join(answer["labels"]) or "none"
     if "entities" in answer:
         return ", ".join(f"{found['text']} ({found['type']})" for found in answer["entities"]) or "none"
+    if "answer" in answer:
+        return f"{answer['answer'] or 'no answer'} ({_percent(answer['probability'])})"
     if "masked" in answer or "next" in answer:
         tokens = [best[0] for best in answer["masked"]] if "masked" in answer else answer["next"]
         return ", ".join(f"{found['token']} ({_percent(found['probability'])})" for found in tokens) or "none"

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compose.recipes.console import Console
+from compose.recipes.document import KeyPath
 from compose.recipes.experiment import Experiment, located
 from compose.recipes.expressions import task_names
 from compose.recipes.pruning import prune_before
 from compose.recipes.schema import Stage, Temperature
 from compose.train.class_weights import check_class_weights
+from compose.train.data import Example
 from compose.train.epochs import PROPORTIONAL, UNIFORM
 from compose.train.fit import ClassWeights, EarlyStopping, Settings, fit
 from compose.train.fitting import check_early_stopping
 from compose.train.loggers import check_loggers
-from compose.train.rows import row_groups
+from compose.train.rows import encode_inputs, row_groups
 from compose.train.trunk_cache import TrunkCache
 
 NoteCut = Callable[[str, Mapping[str, tuple[int, int]]], None]
@@ -67,7 +69,11 @@ class Training:
         counts = {task: len(members) for task, members in examples.items()}
         console.say(str(trainable))
         console.say("examples: " + ", ".join(f"{task} {count}" for task, count in counts.items()))
-        groups = row_groups(model, examples)
+        with located(experiment.document, ("train", index, *(("stride",) if stage.stride is not None else ()))):
+            groups = row_groups(model, examples, stage.stride)
+        rows = {task: len(group.rows) for group in groups for task in group.tasks}
+        if rows != counts:
+            console.say("windows: " + ", ".join(f"{task} {count}" for task, count in rows.items()))
         self.note_cut(f"train {name}", {task: (group.cut, counts[task]) for group in groups for task in group.tasks})
         for pruned in prune_before(experiment, stage, index, plan):
             console.say(str(pruned))
@@ -101,7 +107,8 @@ class Training:
 
 
 def check_stages(experiment: Experiment) -> None:
-    """RecipeError: a stage weighs labels, stops by a metric, or a recipe logs with a logger that there is not."""
+    """RecipeError: a stage weighs labels, stops by a metric, or a recipe logs with a logger that there is not, or texts
+    cannot be cut into windows as is said."""
     with located(experiment.document, ("log",)):
         check_loggers(experiment.recipe.log)
     for index, stage in enumerate(experiment.recipe.train):
@@ -111,6 +118,22 @@ def check_stages(experiment: Experiment) -> None:
             with located(experiment.document, ("train", index, "early_stopping")):
                 early = EarlyStopping(**stage.early_stopping.model_dump())
                 check_early_stopping(early, experiment.model, experiment.validation_examples(stage))
+    for path, stride, every in _strides(experiment):
+        with located(experiment.document, path):
+            for examples in every.values():
+                encode_inputs(experiment.model, [example.input for example in examples], stride)
+
+
+def _strides(experiment: Experiment) -> Iterator[tuple[KeyPath, int, Mapping[str, Sequence[Example]]]]:
+    """What is scored in windows: the place of each stride in the recipe, and the examples by task."""
+    for index, stage in enumerate(experiment.recipe.train):
+        if stage.stride is not None:
+            yield ("train", index, "stride"), stage.stride, experiment.validation_examples(stage)
+    evaluate = experiment.recipe.evaluate
+    for each in experiment.evaluated.expressions if evaluate.stride is not None else ():
+        assert evaluate.stride is not None
+        for sources in each.rounds():
+            yield ("evaluate", "stride"), evaluate.stride, experiment.test_examples(sources)
 
 
 def settings_of(experiment: Experiment, stage: Stage, index: int) -> Settings:
@@ -134,6 +157,7 @@ def settings_of(experiment: Experiment, stage: Stage, index: int) -> Settings:
         class_weights=class_weights_of(experiment, stage),
         early_stopping=None if early is None else EarlyStopping(early.patience, early.metric),
         log=experiment.recipe.log,
+        stride=stage.stride,
     )
 
 

@@ -133,6 +133,8 @@ def decision(prediction: Mapping[str, Any]) -> object:
         return tuple(prediction["tags"])
     if "entities" in prediction:
         return tuple((found["type"], found["start"], found["end"]) for found in prediction["entities"])
+    if "answer" in prediction:
+        return prediction["start"], prediction["end"]
     if prediction.get("next"):
         return prediction["next"][0]["id"]
     return None
@@ -141,7 +143,7 @@ def decision(prediction: Mapping[str, Any]) -> object:
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     distances = [
         abs(a - b)
-        for key in ("probabilities", "value", "values", "logits")
+        for key in ("probabilities", "value", "values", "score", "logits")
         if key in one and key in other
         for a, b in zip(_numbers(one[key]), _numbers(other[key]), strict=False)
     ]

@@ -138,7 +138,7 @@ class Model(nn.Module):
 
         Args:
             name: its name, and so its task's.
-            kind: `classification`, `tagging`, `causal_lm`, `masked_lm`, a config, or any module.
+            kind: `classification`, `tagging`, `question_answering`, `causal_lm`, `masked_lm`, a config, or any module.
             **options: those of the kind, as `labels=["yes", "no"]`.
 
         Raises:

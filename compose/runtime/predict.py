@@ -62,7 +62,8 @@ def predict(
             given, 1,024 on a CPU, whose caches hold no more, and 16,384 elsewhere.
         truncate: cut what is longer than the backbone takes.
         stride: instead, cut it into windows that overlap by so many tokens: probabilities and values are
-            averaged, and each word is tagged by the window in which it is farthest from the edges.
+            averaged, each word is tagged by the window in which it is farthest from the edges, and of windows'
+            answers the best one wins.
         route: for plans with Route, the task of each input.
         tasks: the tasks wanted, all by default.
         together: run all inputs as one batch in the order given, for plans whose rows are told apart by
@@ -71,8 +72,9 @@ def predict(
     Returns:
         For each input, in the order given, a mapping of task to prediction. What a prediction says is its
         head's matter: `label`, `probability` and `probabilities`; `labels` and `probabilities`; `value`;
-        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `next`;
-        `masked`, for each mask token of the text what may stand there.
+        `entities` (type, start and end in the text, text, score) and, where words were given, `tags`; `answer`
+        (its start and end in the second text, score and probability); `next`; `masked`, for each mask token of the
+        text what may stand there.
 
     Raises:
         InputError: inputs of a wrong type or too long, or options that do not fit; all of them at once.
@@ -81,9 +83,11 @@ def predict(
     reader = reader_of(model)
     given = reader.check(inputs)
     _check_options(reader, len(given), batch_size, batch_tokens, truncate, stride, route)
+    _check_pairs(given, heads, route)
     if not given:
         return []
-    items = reader.encode(given, truncate, stride, any(head.needs_words for head in heads))
+    words, tokens = any(head.needs_words for head in heads), any(head.positions for head in heads)
+    items = reader.encode(given, truncate, stride, words, tokens)
     if together and any(len(item.rows) > 1 for item in items):
         raise InputError(
             "inputs cannot be cut into windows where a plan tells rows by their place", hint="truncate=True"
@@ -133,6 +137,18 @@ def _check_options(
         raise InputError(problems)
 
 
+def _check_pairs(given: Sequence[Any], heads: Sequence[Head], route: Sequence[str] | None) -> None:
+    """InputError: an input is one text alone, but a head whose task it is reads pairs."""
+    problems = []
+    for head in (head for head in heads if head.needs_pair):
+        for index, each in enumerate(given):
+            if not isinstance(each, tuple) and (route is None or route[index] == head.name):
+                what = f"one text alone, but task '{head.name}' answers a question by a text"
+                problems.append(Problem(what, where=f"input {index}", hint="a pair: (question, text)"))
+    if problems:
+        raise InputError(problems)
+
+
 class _Collected:
     """The windows of each input, until all of them are there and can be decoded: nothing is kept for longer."""
 
@@ -166,7 +182,7 @@ def _rows(logits: Tensor | None, rows: Tensor | None, count: int) -> Iterator[tu
 def _window(logits: Tensor, row: Row, width: int, head: Head, mask: int | None) -> Window:
     """A row's logits without those of its padding; `mask` is the id of the token that hides others."""
     per_token = head.per_token or (logits.dim() > 1 and logits.shape[0] == width)
-    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.of_token(mask))
+    return Window(logits[: len(row.words)] if per_token else logits, row.words, row.tokens, row.of_token(mask))
 
 
 @contextmanager

@@ -47,7 +47,12 @@ class Reader(ABC):
 
     @abstractmethod
     def encode(
-        self, inputs: Sequence[Any], truncate: bool = False, stride: int | None = None, words: bool | None = None
+        self,
+        inputs: Sequence[Any],
+        truncate: bool = False,
+        stride: int | None = None,
+        words: bool | None = None,
+        tokens: bool = False,
     ) -> list[Item]:
         """Checked inputs as rows.
 
@@ -56,6 +61,7 @@ class Reader(ABC):
             truncate: cut what is longer than the backbone takes.
             stride: instead, cut it into windows that overlap by so many tokens.
             words: whether words are needed; None: where they can be found.
+            tokens: whether rows keep where each token comes from.
 
         Raises:
             InputError: some inputs are too long and neither way was chosen.
@@ -82,11 +88,17 @@ class Texts(Reader):
         return check(inputs)
 
     def encode(
-        self, inputs: Sequence[Input], truncate: bool = False, stride: int | None = None, words: bool | None = None
+        self,
+        inputs: Sequence[Input],
+        truncate: bool = False,
+        stride: int | None = None,
+        words: bool | None = None,
+        tokens: bool = False,
     ) -> list[Item]:
         tokenizer = self.model.tokenizer
         limit = longest(tokenizer, self.model.backbone)
-        return encode(tokenizer, inputs, limit, truncate, stride, tokenizer.is_fast if words is None else words)
+        wanted = tokenizer.is_fast if words is None else words
+        return encode(tokenizer, inputs, limit, truncate, stride, wanted, tokens)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         return batch_of([row.features for row in rows], self.model.tokenizer, self.model.device)
@@ -127,7 +139,12 @@ class Images(Reader):
         return found
 
     def encode(
-        self, inputs: Sequence[Image], truncate: bool = False, stride: int | None = None, words: bool | None = None
+        self,
+        inputs: Sequence[Image],
+        truncate: bool = False,
+        stride: int | None = None,
+        words: bool | None = None,
+        tokens: bool = False,
     ) -> list[Item]:
         places = (None,) * (self.model.spec.tokens or 1)
         return [

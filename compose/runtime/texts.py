@@ -36,6 +36,8 @@ class Row(NamedTuple):
     words: tuple[int | None, ...]
     places: Sequence[int] = ()
     """Of a part of an input: the places of its tokens in the whole; else nothing."""
+    tokens: tuple[Token, ...] = ()
+    """Where each token comes from, where that is wanted; else nothing."""
 
     def of_token(self, token: int | None) -> dict[int, int]:
         """Where a token stands: by its places in the whole input those in this row."""
@@ -109,6 +111,7 @@ def encode(
     truncate: bool = False,
     stride: int | None = None,
     words: bool = True,
+    tokens: bool = False,
 ) -> list[Item]:
     """Inputs as rows.
 
@@ -119,13 +122,14 @@ def encode(
         truncate: cut what is too long.
         stride: instead, cut it into windows that overlap by so many tokens.
         words: whether words are needed; looking for them takes longer than tokenising.
+        tokens: whether rows keep where each token comes from, which is many times as large as its id.
 
     Raises:
         InputError: some inputs are too long and neither way was chosen, or no window fits.
     """
     if words and not tokenizer.is_fast:
         raise InputError(
-            "a tagging head needs to know where tokens come from",
+            "a tagging or question answering head needs to know where tokens come from",
             why="this tokenizer cannot tell",
             hint="a fast one",
         )
@@ -136,7 +140,7 @@ def encode(
         for index, (source, row, rust) in zip(
             places, _tokenized(tokenizer, [inputs[index] for index in places], pair, words), strict=True
         ):
-            length = len(row.words)
+            length, row = len(row.words), row if tokens else row._replace(tokens=())
             if limit is None or length <= limit:
                 items[index] = Item(source, (row,))
                 continue
@@ -183,9 +187,12 @@ def _tokenized(
             features, rust = {name: [blank.get(name, 1)] for name in features}, None
         words: tuple[Word, ...] = ()
         places: tuple[int | None, ...] = (None,) * len(features["input_ids"])
+        tokens: list[Token] = []
         if wanted:
-            words, places = _words(given, texts[index], _tokens(rust, len(places)))
-        yield Source(tuple(texts[index]), words, isinstance(given, list), text_of), Row(features, places), rust
+            tokens = _tokens(rust, len(places))
+            words, places = _words(given, texts[index], tokens)
+        source = Source(tuple(texts[index]), words, isinstance(given, list), text_of)
+        yield source, Row(features, places, tokens=tuple(tokens)), rust
 
 
 def _tokens(rust: Any | None, count: int) -> list[Token]:
@@ -249,7 +256,8 @@ def _windows(sequences: Sequence[int | None], limit: int, stride: int) -> list[l
 
 def _cut(row: Row, places: Sequence[int]) -> Row:
     features = {name: [values[place] for place in places] for name, values in row.features.items()}
-    return Row(features, tuple(row.words[place] for place in places), places)
+    tokens = tuple(row.tokens[place] for place in places) if row.tokens else ()
+    return Row(features, tuple(row.words[place] for place in places), places, tokens)
 
 
 def batch_of(rows: Sequence[Mapping[str, Sequence[int]]], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from compose.heads.head import Head
 from compose.heads.spec import IGNORED
 from compose.runtime.texts import batch_of
 
+POSITIONS = ("start_positions", "end_positions")
+"""What transformers calls the two positions of an answer."""
+
 TOKEN_FEATURES = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask", "position_ids")
 
 
@@ -21,7 +24,9 @@ class TaskCollator:
 
     A row has what its backbone reads (`input_ids` ..., or `pixel_values`) and, under `labels` or `label`,
     either one task's label or a mapping of task to label. A label is a number, a name (where `heads` are
-    given), a list of numbers for several labels, or a list as long as `input_ids`, one for each token.
+    given), a list of numbers for several labels, a list as long as `input_ids`, one for each token, or for question
+    answering the positions of the answer's first and last token, `[start, end]`; without `labels` a row may have
+    these under `start_positions` and `end_positions` too. Positions past the row are not counted.
     Rows may lack the labels of a task: where a row lacks one it is -100, or not-a-number where labels
     are fractions, and the heads do not count it. A task that no row of a batch has is left out, but not if
     `heads` are given: a `Trainer` in evaluation needs the same tasks in every batch. `route`, a name for
@@ -66,7 +71,7 @@ class TaskCollator:
         if not features:
             raise InputError("there are no rows to make a batch of")
         rows = [dict(row) for row in features]
-        labels = [row.pop("labels", row.pop("label", None)) for row in rows]
+        labels = [_label(row) for row in rows]
         names = list(dict.fromkeys(name for row in rows for name in row))
         absent = [
             Problem(f"row {index} has no '{name}', which others have")
@@ -112,6 +117,8 @@ class TaskCollator:
         """One task's labels."""
         head = self.heads.get(task)
         where = f"labels of task '{task}'" if task else "labels"
+        if (head is not None and head.positions) or any(isinstance(value, Positions) for value in values):
+            return self._positions([_plain(value) for value in values], lengths, width, where)
         encode = head.encode_label if head is not None else None
         column = [_encoded(_plain(value), encode) for value in values]
         present = [value for value in column if value is not None]
@@ -142,8 +149,27 @@ class TaskCollator:
             hint = "heads=model.heads turns names into ids"
             raise InputError("labels that are no numbers", where=where, why=str(error), hint=hint) from None
 
+    def _pads_left(self) -> bool:
+        return self.tokenizer.padding_side == "left" and self.tokenizer.pad_token_id is not None
+
+    def _positions(self, column: list[Any], lengths: list[int], width: int, where: str) -> Tensor:
+        """Positions of tokens, as padding moves them; those past the row are not counted."""
+        if not lengths:
+            raise InputError("positions of tokens, but the rows have no 'input_ids'", where=where)
+        made = []
+        for index, (value, length) in enumerate(zip(column, lengths, strict=True)):
+            own = [IGNORED] * len(POSITIONS) if value is None else value
+            own = [IGNORED if each is None else each for each in own] if isinstance(own, list) else []
+            if len(own) != len(POSITIONS) or not all(type(each) is int for each in own):
+                what = f"row {index} has {value!r}, but the positions of the first and the last token are needed"
+                raise InputError(what, where=where, hint="[start, end]; [0, 0] is no answer")
+            own = [IGNORED if each >= length else each for each in own]
+            moved = width - length if self._pads_left() else 0
+            made.append([each if each < 0 else each + moved for each in own])
+        return torch.tensor(made)
+
     def _token_labels(self, column: list[Any], lengths: list[int], width: int, where: str) -> Tensor:
-        left = self.tokenizer.padding_side == "left" and self.tokenizer.pad_token_id is not None
+        left = self._pads_left()
         padded = []
         for index, (value, length) in enumerate(zip(column, lengths, strict=True)):
             if value is not None and len(value) != length:
@@ -164,6 +190,21 @@ class TaskCollator:
             return torch.full((rows,), IGNORED)
         shape = (rows, count) if problem == "multi_label" or count > 1 else (rows,)
         return torch.full(shape, float("nan"))
+
+
+class Positions(NamedTuple):
+    """The positions of the first and the last token of an answer."""
+
+    start: Any
+    end: Any
+
+
+def _label(row: dict[str, Any]) -> Any:
+    """Takes a row's label out of it; the positions of an answer where it has these and no label."""
+    label = row.pop("labels", row.pop("label", None))
+    if label is None and all(name in row for name in POSITIONS):
+        return Positions(*(_plain(row.pop(name)) for name in POSITIONS))
+    return label
 
 
 def _plain(value: Any) -> Any:

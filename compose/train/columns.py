@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from compose.errors import Problem
 from compose.runtime.image import Image
+from compose.train.answers import read_answers
 from compose.train.data import Example, Input, Span, Target
+from compose.train.row_error import RowError, require
 from compose.train.schemes import Scheme, to_bio
 
-TARGETS: tuple[Target, ...] = ("label", "labels", "score", "entities", "tags")
+TARGETS: tuple[Target, ...] = ("label", "labels", "score", "entities", "tags", "answers")
 """What a row can be labelled with; one of them, or none."""
 
 
@@ -25,14 +27,6 @@ INPUTS: Mapping[Kind, tuple[str, ...]] = {
     "text": ("text",),
 }
 """What a row's input can be, and the columns that it is read from: the first kind whose own column is named."""
-
-
-class RowError(Exception):
-    """A row that is no example; its `problem` lacks only the row's place."""
-
-    def __init__(self, what: str, **fields: Any) -> None:
-        super().__init__(what)
-        self.problem = Problem(what, **fields)
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,7 @@ class Columns:
         tags: a tag for each of the `tokens`.
         labels: a list of texts.
         score: a number.
+        answers: the answers that are right to the question in `text`, in the text of `pair`; see `read_answers`.
         label_map: what labels, tags and entities' types are called; a value that it lacks is an error, and rows whose
             label it maps to None are left out.
         scheme: of the tags; they are brought to BIO.
@@ -63,6 +58,7 @@ class Columns:
     tags: str | None = None
     labels: str | None = None
     score: str | None = None
+    answers: str | None = None
     label_map: Mapping[str, str | None] | None = None
     scheme: Scheme = "bio"
 
@@ -111,6 +107,7 @@ class Columns:
             "score": self._score,
             "entities": self._entities,
             "tags": self._tags,
+            "answers": lambda row: read_answers(row[self.answers or ""], row[self.pair or self.text]),
             "text": lambda _: None,
         }
         target = readers[self.target](row)
@@ -118,17 +115,17 @@ class Columns:
 
     def _image(self, row: Mapping[str, Any]) -> Image:
         image = row[self.image or ""]
-        _require(isinstance(image, Image), f"'{self.image}' must be an image")
+        require(isinstance(image, Image), f"'{self.image}' must be an image")
         assert isinstance(image, Image)
         return image
 
     def _words(self, row: Mapping[str, Any]) -> list[str]:
         words = row[self.tokens or ""]
-        _require(_is_texts(words) and words, f"'{self.tokens}' must be a list of words")
+        require(_is_texts(words) and words, f"'{self.tokens}' must be a list of words")
         return list(words)
 
     def _text(self, row: Mapping[str, Any], column: str) -> str:
-        _require(isinstance(row[column], str), f"'{column}' must be a text")
+        require(isinstance(row[column], str), f"'{column}' must be a text")
         return str(row[column])
 
     def _label(self, row: Mapping[str, Any]) -> Any:
@@ -137,27 +134,27 @@ class Columns:
             return self._renamed(label)
         number = isinstance(label, int | float) and not isinstance(label, bool) and math.isfinite(label)
         fits = number or isinstance(label, str)
-        _require(fits, f"'{self.label}' must be a text, a number or a list of texts")
+        require(fits, f"'{self.label}' must be a text, a number or a list of texts")
         if isinstance(label, float) and self.label_map is None:
             return label
         return self._name(label)
 
     def _labels(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         labels = row[self.labels or ""]
-        _require(_is_names(labels), f"'{self.labels}' must be a list of texts")
+        require(_is_names(labels), f"'{self.labels}' must be a list of texts")
         return self._renamed(labels)
 
     def _score(self, row: Mapping[str, Any]) -> float:
         score = row[self.score or ""]
         number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
-        _require(number, f"'{self.score}' must be a number")
+        require(number, f"'{self.score}' must be a number")
         return float(score)
 
     def _tags(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         tags = row[self.tags or ""]
         count = len(row[self.tokens or ""])
         fits = _is_names(tags) and len(tags) == count
-        _require(fits, f"'{self.tags}' must be a tag for each of {count} words")
+        require(fits, f"'{self.tags}' must be a tag for each of {count} words")
         names = self._renamed(tags)
         try:
             return to_bio(names, self.scheme)
@@ -166,7 +163,7 @@ class Columns:
 
     def _entities(self, row: Mapping[str, Any]) -> tuple[Span, ...]:
         text, spans = row[self.text], row[self.entities or ""]
-        _require(isinstance(spans, list), f"'{self.entities}' must be a list of entities")
+        require(isinstance(spans, list), f"'{self.entities}' must be a list of entities")
         found = [_span(span, len(text)) for span in spans]
         kinds = self._renamed(kind for _, _, kind in found)
         return tuple((start, end, kind) for (start, end, _), kind in zip(found, kinds, strict=True))
@@ -175,7 +172,7 @@ class Columns:
         """Each value's name; only a row's one label can be mapped to nothing."""
         names = [(value, self._name(value)) for value in values]
         for value, name in names:
-            _require(name is not None, f"'{value}' is mapped to nothing, which only a single label can be")
+            require(name is not None, f"'{value}' is mapped to nothing, which only a single label can be")
         return tuple(str(name) for _, name in names)
 
     def _name(self, value: str | float) -> str | None:
@@ -197,11 +194,11 @@ def example_or_problem(columns: Columns, where: str, values: Mapping[str, Any]) 
 
 def _span(span: object, length: int) -> Span:
     wanted = "an entity has a start, an end within the text and a type"
-    _require(isinstance(span, dict) and {"start", "end", "type"} <= set(span), wanted)
+    require(isinstance(span, dict) and {"start", "end", "type"} <= set(span), wanted)
     assert isinstance(span, dict)
     start, end, kind = span["start"], span["end"], span["type"]
     whole = isinstance(start, int) and isinstance(end, int) and isinstance(kind, str)
-    _require(whole and 0 <= start < end <= length, wanted)
+    require(whole and 0 <= start < end <= length, wanted)
     return start, end, kind
 
 
@@ -212,8 +209,3 @@ def _is_texts(value: object) -> bool:
 def _is_names(value: object) -> bool:
     """Texts, or whole numbers in their place."""
     return isinstance(value, list) and all(isinstance(item, str | int) and not isinstance(item, bool) for item in value)
-
-
-def _require(holds: object, what: str) -> None:
-    if not holds:
-        raise RowError(what)

@@ -12,11 +12,11 @@ from compose.runtime.image import Image
 Input = str | tuple[str, str] | list[str] | Image
 """A text, a pair of texts, the words of a text, or an image."""
 
-Target = Literal["label", "labels", "score", "entities", "tags", "text"]
+Target = Literal["label", "labels", "score", "entities", "tags", "answers", "text"]
 """What examples are labelled with; `text`: with nothing, they are texts alone."""
 
 Span = tuple[int, int, str]
-"""Start, end (exclusive) and type of an entity, in characters of its text."""
+"""Start, end (exclusive) and type of an entity, in characters of its text; of an answer its text in place of a type."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Example:
 
     Args:
         input: a text, a pair, words or an image.
-        target: a label (text, number, or texts for several); a tuple of `Span`s; a tag for each word; or None.
+        target: a label (text, number, or texts for several); a tuple of `Span`s, of entities or of answers that are
+            right (none: there is no answer); a tag for each word; or None.
     """
 
     input: Input
@@ -55,7 +56,7 @@ class Dataset:
     def labels(self) -> list[str]:
         """The labels that a head needs: in order of their names; for tagging `O` and then each type's."""
         every = (*self.train, *self.validation, *self.test)
-        if self.target in ("score", "text"):
+        if self.target in ("score", "answers", "text"):
             return []
         if self.target == "entities":
             kinds = sorted({kind for example in every for _, _, kind in example.target})

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Scores = dict[str, float]
 
+ANSWER_KEYS: Mapping[Kind, str] = {
+    "single": "label",
+    "multi_label": "labels",
+    "regression": "value",
+    "answer": "answer",
+}
+"""Under which key of a prediction the answer stands that is scored."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -53,6 +61,7 @@ def evaluate(
     batch_size: int | None = None,
     batch_tokens: int | None = None,
     metrics: Mapping[str, Sequence[str]] | None = None,
+    stride: int | None = None,
 ) -> dict[str, Scores]:
     """The scores of each task; tasks over the same inputs are answered in one pass.
 
@@ -62,8 +71,9 @@ def evaluate(
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time; where neither is given, as in `plan.predict`.
         metrics: of some tasks, what to measure; all that their kind has where nothing is said.
+        stride: reads what is too long in windows that overlap by so many tokens; else it is cut.
     """
-    answered = answer(plan, examples, batch_size, batch_tokens)
+    answered = answer(plan, examples, batch_size, batch_tokens, stride)
     return {task: found.scores((metrics or {}).get(task)) for task, found in answered.items()}
 
 
@@ -72,6 +82,7 @@ def answer(
     examples: Mapping[str, Sequence[Example]],
     batch_size: int | None = None,
     batch_tokens: int | None = None,
+    stride: int | None = None,
 ) -> dict[str, Answered]:
     """What a plan answers to the examples of each task; as `evaluate`, before anything is scored."""
     answers: dict[str, list[Any]] = {}
@@ -79,16 +90,19 @@ def answer(
     heads = plan.model.heads
     limits = {"batch_size": batch_size, "batch_tokens": batch_tokens}
     of_tokens = {
-        task: answer_tokens(plan, task, rows, **limits) for task, rows in examples.items() if _tokens(heads[task])
+        task: answer_tokens(plan, task, rows, **limits, stride=stride)
+        for task, rows in examples.items()
+        if _tokens(heads[task])
     }
     whole = [task for task in examples if task not in of_tokens]
     for task in whole:
         groups.setdefault(tuple(repr(example.input) for example in examples[task]), []).append(task)
+    options: dict[str, Any] = {**limits, "truncate": stride is None, "stride": stride}
     routed = route_names(plan.plan)
     for tasks in [[task] for task in whole] if routed else groups.values():
         inputs = [example.input for example in examples[tasks[0]]]
         route = tasks * len(inputs) if routed else None
-        found = plan.predict(inputs, tasks=tasks, route=route, truncate=True, **limits)
+        found = plan.predict(inputs, tasks=tasks, route=route, **options)
         for task in tasks:
             answers[task] = [each[task] for each in found]
     return {
@@ -110,9 +124,14 @@ def answered(head: Head, examples: Sequence[Example], answers: Sequence[Mapping[
 
 
 def gold_of(kind: Kind, example: Example) -> Any:
-    """What is right, in the form that scores compare: for tagging spans, of words where these were given."""
+    """What is right, in the form that scores compare.
+
+    For tagging spans, of words where these were given; for answers out of a text all that are right.
+    """
     if kind == "regression":
         return float(example.target)
+    if kind == "answer":
+        return [text for _, _, text in example.target]
     if kind == "tagging" and isinstance(example.input, list):
         return spans_of_tags(example.target)
     return example.target
@@ -134,4 +153,4 @@ def _answer(kind: Kind, answer: Mapping[str, Any]) -> Any:
         if "tags" in answer:
             return spans_of_tags(answer["tags"])
         return tuple((found["start"], found["end"], found["type"]) for found in answer["entities"])
-    return answer["value"] if kind == "regression" else answer["labels" if kind == "multi_label" else "label"]
+    return answer[ANSWER_KEYS[kind]]

@@ -126,7 +126,7 @@ class Fitting:
         """Scores the validation part, and keeps the weights if they are the best so far."""
         if not self.validation:
             return {}
-        progress, scores = self.progress, evaluate(self.plan, self.validation)
+        progress, scores = self.progress, evaluate(self.plan, self.validation, stride=self.settings.stride)
         progress.metrics.append(scores)
         if self.early is not None:
             found = early_score(self.early, scores, self.model)

@@ -63,15 +63,16 @@ def head_only(
     model.eval()
     torch.manual_seed(seed)
     head = build_head("head_only", config, host_of(model)).to(model.device, model.adapter_dtype)
-    items = encode_inputs(model, [example.input for example in train])
+    items = encode_inputs(model, [example.input for example in train], tokens=True)
     _fit(model, head, items, train, random.Random(seed), known)
-    items = encode_inputs(model, [example.input for example in test])
+    items = encode_inputs(model, [example.input for example in test], tokens=True)
     head.eval()
     with torch.no_grad():
         answers = []
         for item, states in zip(items, frozen_states(model, items, known), strict=True):
             output = head(_head_input([item], [states], model))
-            answers.append(head.decode([Window(output.logits[0], item.rows[0].words)], item.source))
+            row = item.rows[0]
+            answers.append(head.decode([Window(output.logits[0], row.words, row.tokens)], item.source))
     return answered(head, test, answers)
 
 

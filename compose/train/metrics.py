@@ -7,9 +7,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from compose.heads.spec import CausalLMConfig, HeadConfig, MaskedLMConfig, TaggingConfig
+from compose.errors import ConfigError, Problem
+from compose.heads.spec import CausalLMConfig, HeadConfig, MaskedLMConfig, QuestionAnsweringConfig, TaggingConfig
 from compose.train.data import Span
 from compose.train.extras import require
 
@@ -34,10 +36,34 @@ def score(
             cross entropy of the one that is right) or `answer` (a text each; right are the texts that would be).
         gold: what is right.
         predicted: what was answered, in the same order.
-        metrics: names of the kind's `METRICS`; all of them where nothing is said.
+        metrics: names of the kind's `METRICS`, or of labels `f1:LABEL` and the like; all of `METRICS` where nothing is
+            said.
+
+    Raises:
+        ConfigError: the kind has no such metric.
     """
-    table = METRICS[kind]
-    return {name: table[name](gold, predicted) for name in metrics or table}
+    return {name: metric_of(kind, name)(gold, predicted) for name in metrics or METRICS[kind]}
+
+
+def metric_of(kind: Kind, name: str) -> Metric:
+    """A metric by its name; `f1:LABEL`, `precision:LABEL` and `recall:LABEL` are of one label alone.
+
+    Raises:
+        ConfigError: the kind has no such metric.
+    """
+    base, _, label = name.partition(":")
+    if label and kind == "single" and base in OF_ONE_LABEL:
+        return partial(_of_label, base, label)
+    if name not in METRICS[kind]:
+        hint = f"{OF_ONE_LABEL[0]}:LABEL for one label" if kind == "single" else ""
+        what = f"'{name}' cannot be measured of such answers"
+        raise ConfigError([Problem(what, got=name, legal=tuple(METRICS[kind]), hint=hint)])
+    return METRICS[kind][name]
+
+
+def _of_label(base: str, label: str, gold: Sequence[str], predicted: Sequence[str]) -> float:
+    measured = getattr(require("sklearn.metrics"), f"{base}_score")
+    return float(measured(gold, predicted, labels=[label], average="macro", zero_division=0.0))
 
 
 def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
@@ -192,6 +218,9 @@ def _common_words(right: str, said: str) -> float:
     return 2 * common / (len(wanted) + len(found))
 
 
+OF_ONE_LABEL = ("f1", "precision", "recall")
+"""What can be measured of one label, as `f1:LABEL`: F1 as GLUE has it for tasks of two labels."""
+
 METRICS: Mapping[Kind, Mapping[str, Metric]] = {
     "single": {"accuracy": accuracy, "f1_macro": _f1("macro"), "f1_micro": _f1("micro"), "matthews": matthews},
     "multi_label": {
@@ -213,6 +242,7 @@ METRICS: Mapping[Kind, Mapping[str, Metric]] = {
 
 ANSWERS: Mapping[type[HeadConfig], Kind] = {
     TaggingConfig: "tagging",
+    QuestionAnsweringConfig: "answer",
     CausalLMConfig: "tokens",
     MaskedLMConfig: "tokens",
 }

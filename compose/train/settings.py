@@ -63,6 +63,8 @@ class Settings:
         class_weights: by task, how much each label weighs in its loss.
         early_stopping: when to stop before the last epoch.
         log: loggers by the Trainer's names, as `tensorboard`.
+        stride: what of the validation part is too long is read in windows that overlap by so many tokens; else it is
+            cut. Of what is trained on, `row_groups` says so.
 
     Raises:
         ConfigError: with everything that is out of range.
@@ -85,6 +87,7 @@ class Settings:
     class_weights: Mapping[str, ClassWeights] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = None
     log: tuple[str, ...] = ()
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         problems = limit_problems(self.batch_size, self.batch_tokens)

@@ -33,6 +33,7 @@ def answer_tokens(
     examples: Sequence[Example],
     batch_size: int | None = None,
     batch_tokens: int | None = None,
+    stride: int | None = None,
 ) -> Tokens:
     """What a plan says of the tokens of texts; masks fall on the same ones each time, whatever plan and seed.
 
@@ -42,10 +43,11 @@ def answer_tokens(
         examples: the texts.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time; where neither is given, as in `plan.predict`.
+        stride: reads what is too long in windows that overlap by so many tokens; else it is cut.
     """
     model, head = plan.model, plan.model.heads[task]
     assert isinstance(head, VocabularyHead)
-    (group,) = row_groups(model, {task: examples})
+    (group,) = row_groups(model, {task: examples}, stride)
     rows = [group.drawn(place, 0, 0) for place in range(len(group.rows))]
     if batch_size is None and batch_tokens is None:
         batch_tokens = default_tokens(model.device.type)

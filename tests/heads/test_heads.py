@@ -280,6 +280,7 @@ def test_compiles_in_one_graph(kind: str) -> None:
     made, inputs = head(kind), states()
     labels = {
         "tagging": torch.ones(3, 5).long(),
+        "question_answering": torch.ones(3, 2).long(),
         "causal_lm": inputs.input_ids,
         "masked_lm": inputs.input_ids,
         "regression": torch.ones(3),

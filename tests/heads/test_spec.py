@@ -13,6 +13,7 @@ from compose.heads.spec import (
     CausalLMConfig,
     ClassificationConfig,
     CustomConfig,
+    QuestionAnsweringConfig,
     TaggingConfig,
     label_names,
     make_head_config,
@@ -106,6 +107,8 @@ def test_adapterhub_other_types() -> None:
         "num_labels": 5,
     }
     assert from_adapterhub_config(tagging, "gpt2") == TaggingConfig(label_names(5), dropout=0.2)
+    answers = from_adapterhub_config({**tagging, "head_type": "question_answering", "num_labels": 2}, "bert")
+    assert answers == QuestionAnsweringConfig(dropout=0.2)
     causal = {
         "activation_function": "GELU",
         "bias": True,
@@ -131,6 +134,7 @@ def test_adapterhub_other_types() -> None:
         ("classification", {"layers": 3}, {"1": "dense.0", "4": "dense.1", "7": "out"}),
         ("classification", {"layers": 2, "activation": None}, {"1": "dense.0", "3": "out"}),
         ("tagging", {}, {"1": "out"}),
+        ("question_answering", {"layers": 2}, {"1": "dense.0", "4": "out"}),
         ("causal_lm", {"layers": 1}, {"0": "out"}),
         ("causal_lm", {"layers": 2}, {"0": "dense.0", "2": "norm.0", "3": "out"}),
         ("causal_lm", {"layers": 3, "layer_norm": False}, {"0": "dense.0", "2": "dense.1", "4": "out"}),

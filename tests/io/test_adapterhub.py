@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compose.dsl import parse
 from compose.errors import FileError
-from compose.heads.spec import CausalLMConfig, ClassificationConfig, TaggingConfig
+from compose.heads.spec import CausalLMConfig, ClassificationConfig, QuestionAnsweringConfig, TaggingConfig
 from compose.io import fusion_sites, read_adapter, read_composition, read_fusion, read_head, read_setup
 from compose.io.adapterhub.keys import KEYS
 from compose.io.view import View
@@ -502,7 +502,11 @@ def test_heads(tmp_path: Path) -> None:
     found = read(config, "gpt2", _0_bias=(8,), _2_bias=(8,), _3_weight=(11, 8))
     assert isinstance(found.config, CausalLMConfig)
     assert set(found.tensors) == {"dense.0.bias", "norm.0.bias", "out.weight"}
-    for head_type in ("question_answering", "masked_lm", "dependency_parsing", None):
+    found = read(head("question_answering", label2id={"LABEL_0": 0, "LABEL_1": 1}), _1_weight=(2, 8))
+    assert isinstance(found.config, QuestionAnsweringConfig) and set(found.tensors) == {"out.weight"}
+    with pytest.raises(FileError, match="num_labels=3, but a question_answering head has 2"):
+        read(head("question_answering", num_labels=3), _1_weight=(3, 8))
+    for head_type in ("dependency_parsing", None):
         with pytest.raises(FileError, match=f"heads of type {head_type!r} are not supported"):
             read(head(head_type), _1_weight=(2, 8))
     with pytest.raises(FileError, match="'colour'"):

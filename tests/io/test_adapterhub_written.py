@@ -184,6 +184,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "regression": ("regression", {}),
     "multi_label": ("multi_label", {"labels": 3, "bias": False, "dropout": 0.2}),
     "tagging": ("tagging", {"labels": ["O", "B", "I"], "layers": 2, "activation": None}),
+    "question_answering": ("question_answering", {"layers": 2, "dropout": 0.2}),
     "causal_lm": ("causal_lm", {"layers": 2, "bias": True}),
     "one layer": ("causal_lm", {"layer_norm": False}),
 }
@@ -193,7 +194,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("architecture", ["bert", "gpt2", "vit"])
 def test_heads_come_back(tmp_path: Path, architecture: str, case: str) -> None:
     kind, options = HEADS[case]
-    if architecture == "gpt2" and kind not in ("tagging", "causal_lm"):
+    if architecture == "gpt2" and kind not in ("tagging", "question_answering", "causal_lm"):
         options = {**options, "pooling": "adapterhub"}
     if architecture == "vit" and kind == "causal_lm":
         pytest.skip("no vocabulary")
@@ -212,6 +213,13 @@ def test_heads_come_back(tmp_path: Path, architecture: str, case: str) -> None:
         assert {**written, **options}.keys() == written.keys()
     other = tiny.model(architecture)
     assert other.load_adapter(tmp_path / "both", with_head=True) in other.heads
+
+
+def test_a_question_answering_head_that_cannot_be_said(tmp_path: Path) -> None:
+    model = made("bert")
+    model.add_head("a", "question_answering", unanswerable=True, max_answer_length=9)
+    with pytest.raises(FileError, match=r"(?s)cannot say max_answer_length=9.*cannot say unanswerable=True"):
+        model.save_head("a", tmp_path, format="adapterhub")
 
 
 def test_fusions_come_back(tmp_path: Path) -> None:

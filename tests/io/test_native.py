@@ -81,7 +81,9 @@ def test_every_preset_comes_back(tmp_path: Path, preset: str) -> None:
     assert load_adapter(tmp_path).config == record.config
 
 
-@pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "tagging", "causal_lm"])
+@pytest.mark.parametrize(
+    "kind", ["classification", "multi_label", "regression", "tagging", "question_answering", "causal_lm"]
+)
 def test_every_head_comes_back(tmp_path: Path, kind: str) -> None:
     record = HeadRecord("a,b", make_head_config(kind, layers=2), draw({"out.weight": (2, 8)}), fingerprint())
     save_head(record, tmp_path)

@@ -29,7 +29,7 @@ ARCHITECTURES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit")
 
 UNSUPPORTED = {
     "adapter": re.compile(r"NoReFT"),
-    "head": re.compile(r"heads of type '(question_answering|masked_lm|dependency_parsing)'"),
+    "head": re.compile(r"heads of type '(dependency_parsing)'"),
 }
 
 
@@ -65,7 +65,14 @@ def supported(folder: Path, kind: str) -> bool:
     name = {"adapter": "adapter_config.json", "head": "head_config.json"}[kind]
     config = json.loads((folder / name).read_text())["config"]
     if kind == "head":
-        return config["head_type"] in ("classification", "tagging", "causal_lm", "image_classification")
+        return config["head_type"] in (
+            "classification",
+            "tagging",
+            "question_answering",
+            "causal_lm",
+            "masked_lm",
+            "image_classification",
+        )
     return config.get("architecture") != "reft" or bool(config.get("orthogonality"))
 
 

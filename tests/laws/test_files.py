@@ -244,6 +244,12 @@ heads = st.one_of(
     st.tuples(st.just("regression"), st.fixed_dictionaries({"labels": st.integers(1, 3), "layers": st.integers(1, 2)})),
     st.tuples(st.just("tagging"), st.fixed_dictionaries({"labels": labels, "layers": st.integers(1, 2)})),
     st.tuples(
+        st.just("question_answering"),
+        st.fixed_dictionaries(
+            {"layers": st.integers(1, 2), "max_answer_length": st.integers(1, 9), "unanswerable": flags}
+        ),
+    ),
+    st.tuples(
         st.just("causal_lm"),
         st.fixed_dictionaries({"layers": st.integers(1, 2), "layer_norm": flags, "bias": flags, "shift_labels": flags}),
     ),

@@ -118,6 +118,7 @@ HEADS: Mapping[str, HeadCase] = {
     "regression": HeadCase("regression", {"bias": False}, ENCODERS),
     "multi_label": HeadCase("multi_label", {"labels": ["x", "y", "z"], "activation": "relu"}, ENCODERS),
     "tagging": HeadCase("tagging", {"labels": 5, "layers": 2}, (*ENCODERS, *CAUSAL)),
+    "question_answering": HeadCase("question_answering", {"layers": 2}, (*ENCODERS, *CAUSAL)),
     "causal_lm": HeadCase("causal_lm", {"layers": 2, "bias": True}, CAUSAL),
     "masked_lm": HeadCase("masked_lm", {}, ENCODERS),
     "images": HeadCase("image_classification", {"labels": 4}, ("vit",)),

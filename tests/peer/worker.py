@@ -48,10 +48,14 @@ def run(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         output = model(**inputs)
     outputs = output if isinstance(output, list | tuple) and not hasattr(output, "to_tuple") else [output]
-    return {
-        str(index): (each.logits if "logits" in each else each.last_hidden_state).contiguous()
-        for index, each in enumerate(outputs)
-    }
+    return {str(index): _tensor(each).contiguous() for index, each in enumerate(outputs)}
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    """What is compared of an output."""
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], -1)
+    return output.logits if "logits" in output else output.last_hidden_state
 
 
 def main(root: Path) -> None:

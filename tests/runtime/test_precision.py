@@ -200,4 +200,5 @@ def test_decisions() -> None:
     assert decision({"entities": [entity]}) == (("city", 0, 4),)
     assert decision({"entities": [entity], "tags": ["B-city"]}) == ("B-city",)
     assert decision({"next": [{"token": "a", "id": 7, "probability": 0.5}]}) == 7
+    assert decision({"answer": "a", "start": 3, "end": 4, "score": 1.0}) == (3, 4)
     assert decision({"logits": [0.1]}) is None

@@ -49,6 +49,8 @@ BY_HAND: list[tuple[Kind, list[Any], list[Any], dict[str, float]]] = [
         {"matthews": (3 * 2 - 1 * 2) / math.sqrt(4 * 5 * 3 * 4), "f1_macro": (2 * 3 / 9 + 2 * 2 / 7) / 2},
     ),
     ("single", ["a", "b"], ["a", "a"], {"matthews": 0.0}),
+    # Of b alone: precision 1/3, recall 1. A label that nobody says and that is never right has 0.
+    ("single", GOLD, SAID, {"f1:b": 0.5, "precision:b": 1 / 3, "recall:b": 1.0, "f1:a": 2 / 3, "f1:x": 0.0}),
     (
         "multi_label",
         [("a",), ("a", "b"), ()],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,9 +12,12 @@ from compose.errors import InputError
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from compose.train.collator import TaskCollator
+from compose.train.columns import Columns
 from compose.train.data import Example
+from compose.train.evaluate import answer
 from compose.train.fit import Settings, fit
 from compose.train.head_only import head_only
+from compose.train.read import read_examples
 from compose.train.rows import row_groups
 from tests.heads.texts import bert, tokenizer
 
@@ -51,6 +57,22 @@ def test_texts_alone_are_their_own_labels() -> None:
     made = model()
     row = row_groups(made, {"lm": [Example("a b", None)]})[0].rows[0]
     assert row["labels"]["lm"] == row["input_ids"]
+
+
+def test_words_with_one_label(tmp_path: Path) -> None:
+    """Of a text that was cut into words before, as hub data sets of tagging are."""
+    lines = [{"words": ["new", "york"], "kind": "town", "all": ["x"]}, {"words": ["a", "b"], "kind": "no", "all": []}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    examples = read_examples(tmp_path / "a.jsonl", Columns(tokens="words", label="kind"))
+    assert examples == (Example(["new", "york"], "town"), Example(["a", "b"], "no"))
+    made = model()
+    made.add_head("kind", labels=["town", "no"], pooling="mean")
+    several = read_examples(tmp_path / "a.jsonl", Columns(tokens="words", labels="all"))
+    (group,) = row_groups(made, {"kind": examples, "a": several})
+    assert [row["labels"] for row in group.rows] == [{"kind": "town", "a": [1, 0, 0]}, {"kind": "no", "a": [0, 0, 0]}]
+    assert [row["input_ids"] for row in group.rows] == [made.tokenizer(text).input_ids for text in ("new york", "a b")]
+    found = answer(made.plan('Parallel(kind="a")'), {"kind": examples})["kind"]
+    assert found.gold == ["town", "no"] and set(found.predicted) <= {"town", "no"}
 
 
 def test_several_labels_are_trained() -> None:

@@ -91,17 +91,21 @@ class Table(Source):
     """A source whose rows have named columns.
 
     A row has a `text`, or two texts to compare, or `tokens` in place of `text`. It is labelled with one of `label`,
-    `labels`, `score`, `entities` and `tags`; a source of texts alone names its `text`.
+    `labels`, `score`, `entities`, `tags` and `answers`; a source of texts alone names its `text`.
 
     Args:
         text: the column of the text, `text` where none is named.
         pair: the column of the second text of a pair.
-        tokens: the column of the text's words, a list.
+        tokens: the column of the text's words, a list; what labels the text may be any but `entities` and `answers`.
         label: the column of the one label, a text or a number.
         labels: the column of several labels, a list of texts.
         score: the column of a number to predict.
         entities: the column of the entities: a list of `{start, end, type}`, in characters of the text.
         tags: the column of the tags, one for each of the `tokens`.
+        answers: the column of the answers to the question in `text` that stand in the text of `pair`: as in SQuAD
+            `{text: [...], answer_start: [...]}`; or a list of `{text, answer_start}`, of `{start, end}`, or of texts,
+            each of which stands where it first occurs. Places are counted in characters; an empty list is a question
+            without an answer.
     """
 
     text: Text | None = None
@@ -112,6 +116,7 @@ class Table(Source):
     score: Text | None = None
     entities: Text | None = None
     tags: Text | None = None
+    answers: Text | None = None
 
 
 class Bundled(Table):

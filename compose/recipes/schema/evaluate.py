@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from compose.recipes.schema.base import Count, Flag, Natural, Section, Text
@@ -14,6 +16,18 @@ MetricName = Literal[
     "accuracy", "f1", "f1_macro", "f1_micro", "matthews", "precision", "recall", "exact_match", "pearson", "spearman",
     "mean_squared_error", "perplexity", "cross_entropy",
 ]  # fmt: skip
+
+
+OF_ONE_LABEL = r"^(f1|precision|recall):."
+
+
+def _of_one_label(value: object, others: Callable[[object], Any]) -> Any:
+    """A metric of one label as it is; one error for what is no metric, where a union would tell of each member."""
+    return value if isinstance(value, str) and re.match(OF_ONE_LABEL, value) else others(value)
+
+
+LabelMetric = Annotated[str, Field(pattern=OF_ONE_LABEL)]
+AnyMetric = Annotated[MetricName, WrapValidator(_of_one_label, json_schema_input_type=MetricName | LabelMetric)]
 
 
 def _several(value: object) -> object:
@@ -29,8 +43,8 @@ def _text_or_texts(value: object) -> object:
 
 
 Metrics = Annotated[
-    tuple[MetricName, ...],
-    BeforeValidator(_several, json_schema_input_type=MetricName | list[MetricName]),
+    tuple[AnyMetric, ...],
+    BeforeValidator(_several, json_schema_input_type=MetricName | LabelMetric | list[MetricName | LabelMetric]),
     Field(min_length=1),
 ]
 """A metric's name, or several."""
@@ -80,13 +94,16 @@ class Evaluate(Section):
         data: the source of a task, where it is not the one of its name; or several, on each of which it is scored.
         metrics: of a task, what is measured: a name or several, the first of which tables and means are made of. By
             default all that its kind has, of labels the accuracy first, of sets of labels F1 micro, of numbers
-            Pearson's correlation, of entities their F1, of tokens the accuracy.
+            Pearson's correlation, of entities and of answers their F1, of tokens the accuracy. `f1:LABEL`,
+            `precision:LABEL` and `recall:LABEL` are of one label alone.
         baselines: what to compare with, trained on the same rows.
         drop_curve: the layers dropped, and the expression.
         fusion_curve: the numbers of children that fusions keep, and the expression.
         fusion_attention: whether to record where each fusion looks.
         batch_size: the most rows at a time.
         batch_tokens: the most tokens at a time, padding among them; where neither is given, as the device takes.
+        stride: texts that are longer than the backbone takes are answered in windows that overlap by so many tokens; by
+            default they are cut.
     """
 
     expressions: dict[str, TextOrTexts] = {}
@@ -98,6 +115,7 @@ class Evaluate(Section):
     fusion_attention: Flag = False
     batch_size: Count | None = None
     batch_tokens: Count | None = None
+    stride: Natural | None = None
 
     def texts(self) -> list[str]:
         """The expressions of all systems."""

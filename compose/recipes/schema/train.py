@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict
 
-from compose.recipes.schema.base import Count, Flag, Fraction, NotNegative, Positive, Section, Text
+from compose.recipes.schema.base import Count, Flag, Fraction, Natural, NotNegative, Positive, Section, Text
 
 Regime = Literal["adapters", "fusion", "heads", "last_layers", "full", "full+adapters"]
 
@@ -83,6 +83,8 @@ class Stage(Section):
             `uniform`, or by a `temperature`.
         class_weights: `balanced`: rare labels weigh more in the loss; or by task that, or a weight for each label.
         early_stopping: when to end before the last epoch; it needs validation parts.
+        stride: texts that are longer than the backbone takes are learned from, and scored after each epoch, in windows
+            that overlap by so many tokens; by default they are cut.
     """
 
     expression: Text
@@ -109,6 +111,7 @@ class Stage(Section):
     sampling: Literal["proportional", "uniform"] | Temperature = "proportional"
     class_weights: Balanced | dict[str, LabelWeights] = {}
     early_stopping: EarlyStop | None = None
+    stride: Natural | None = None
 
     @property
     def rate(self) -> float:

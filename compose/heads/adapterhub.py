@@ -36,12 +36,14 @@ class Row(NamedTuple):
         options: those of AdapterHub's that it has.
         always: ours that it always has so.
         outputs: what `num_labels` must be, where the kind says that itself.
+        theirs: options of AdapterHub's that it always has so, and that ours has none for.
     """
 
     kind: str
     options: tuple[str, ...]
     always: Mapping[str, object] = MappingProxyType({})
     outputs: int | None = None
+    theirs: Mapping[str, object] = MappingProxyType({})
 
 
 _LINEAR = ("activation_function", "bias", "dropout_prob", "layers", "use_pooler")
@@ -63,7 +65,7 @@ HEAD_TYPES: Mapping[str, Row] = {
     "tagging": Row("tagging", ("activation_function", "dropout_prob", "layers")),
     "question_answering": Row("question_answering", ("activation_function", "dropout_prob", "layers"), outputs=2),
     "causal_lm": Row("causal_lm", (*_VOCABULARY, "shift_labels"), _OWN),
-    "masked_lm": Row("masked_lm", _VOCABULARY, _OWN),
+    "masked_lm": Row("masked_lm", _VOCABULARY, _OWN, theirs=MappingProxyType({"shift_labels": False})),
 }
 
 
@@ -133,6 +135,13 @@ def from_adapterhub_config(config: Mapping[str, Any], architecture: str) -> Head
     if row.outputs is not None and config.get("num_labels", row.outputs) != row.outputs:
         what = f"num_labels={config['num_labels']!r}, but a {head_type} head has {row.outputs}: start and end"
         raise ConfigError(Problem(what))
+    problems = [
+        Problem(f"{name}={config[name]!r}, but a {head_type} head has {value!r}")
+        for name, value in row.theirs.items()
+        if config.get(name, value) != value
+    ]
+    if problems:
+        raise ConfigError(problems)
     if row.outputs is None and "num_labels" in config:
         options["labels"] = config.get("label2id") or config["num_labels"]
         if kind == "classification" and config["num_labels"] == 1:
@@ -164,7 +173,7 @@ def to_adapterhub_config(config: HeadConfig, backbone: BackboneSpec) -> dict[str
             f"AdapterHub's format cannot say a head of kind '{config.kind}'", got=config.kind, hint="the native format"
         )
     values = config.to_dict()
-    written = {name: values[OPTIONS[name]] for name in row.options}
+    written = {name: values[OPTIONS[name]] for name in row.options} | dict(row.theirs)
     labels = [f"LABEL_{index}" for index in range(row.outputs)] if row.outputs else values.get("labels")
     if labels is not None:
         written |= {"num_labels": len(labels), "label2id": {label: index for index, label in enumerate(labels)}}

@@ -17,7 +17,7 @@ from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.specs import BackboneSpec, LayerSpec, SiteSpec, SubLayerSpec, linear_sites
 
-ENCODERS = ("bert", "roberta", "distilbert", "vit", "t5")
+ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "vit", "t5")
 CAUSAL = ("gpt2", "llama")
 
 BOTTLENECK = {"mh_adapter": False, "output_adapter": True, "reduction_factor": 4, "non_linearity": "relu"}

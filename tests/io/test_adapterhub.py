@@ -38,6 +38,12 @@ PLACES: dict[str, tuple[str, str, str, str]] = {
         "encoder.layer.1.attention.self.query",
         "intermediate.dense",
     ),
+    "xlm-roberta": (
+        "roberta.encoder.layer.1.attention.output",
+        "roberta.encoder.layer.1.output",
+        "encoder.layer.1.attention.self.query",
+        "intermediate.dense",
+    ),
     "distilbert": (
         "distilbert.transformer.layer.1.attention_adapters",
         "transformer.layer.1.output_adapters",

@@ -185,7 +185,7 @@ def head_config(content: Mapping[str, Any], architecture: str, where: str) -> He
             legal=tuple(HEAD_TYPES),
             hint="with_head=False" if "head_type" in config else "",
         )
-    read = {"head_type", "num_labels", "label2id", "multilabel", *row.options}
+    read = {"head_type", "num_labels", "label2id", "multilabel", *row.options, *row.theirs}
     problems = [
         Problem(f"the option '{name}' of {config['head_type']} heads is not known", where=where, legal=tuple(read))
         for name, value in config.items()

@@ -1,12 +1,13 @@
-"""An image as recipes, training and `predict` hand it on. Needs no torch."""
+"""An image as recipes, training and `predict` hand it on. Needs no torch, nor numpy before there is one."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +32,8 @@ class Image:
         Raises:
             ValueError: it is something else, in words that say what.
         """
+        import numpy as np
+
         array = np.asarray(values)
         if array.dtype.kind not in "fiub":
             raise ValueError(f"{type(values).__name__} where an image is needed")
@@ -44,6 +47,8 @@ class Image:
 
     def array(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The numbers, `[channels, height, width]`."""
+        import numpy as np
+
         return np.frombuffer(self.data, np.float32).reshape(self.shape)
 
     @property

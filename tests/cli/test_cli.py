@@ -114,7 +114,8 @@ def test_overrides_are_validated_as_they_are_run(capsys: pytest.CaptureFixture[s
 
 def test_recipes_are_listed_shown_and_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("recipe", "ls") == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [r.name for r in shipped.shipped()]
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed if line] == [recipe.name for recipe in shipped.shipped()]
     assert call("recipe", "show", "quickstart") == 0
     assert capsys.readouterr().out == shipped.find("quickstart").read_text("utf-8")
     assert call("recipe", "cp", "quickstart", str(tmp_path)) == 0

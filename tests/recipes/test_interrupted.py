@@ -147,7 +147,7 @@ def test_resuming_what_is_complete_and_what_is_not_there(place: Path, tmp_path: 
     out = tmp_path / "run"
     run(place / "tiny.yaml", out=out, console=Console(quiet=True), resume=True)
     manifest = read_manifest(out)
-    assert manifest is not None and set(manifest["fingerprints"]) == {"data", "backbone"}
+    assert manifest is not None and set(manifest["fingerprints"]) == {"data", "backbone", "loaded"}
     stream = io.StringIO()
     assert run(place / "tiny.yaml", out=out, console=Console(stream), resume=True) == out
     assert f"{out} is complete: there is nothing left to do" in stream.getvalue()

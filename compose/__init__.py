@@ -6,7 +6,7 @@ The public names are imported when they are first used, so that `import compose`
 
 from __future__ import annotations
 
-from importlib import import_module
+from compose.exports import lazy as _lazy
 
 __version__ = "0.1.0"
 
@@ -33,18 +33,6 @@ _PUBLIC = {
     "compose.runtime.sharing": ("share_factors", "unshare_factors"),
     "compose.train.collator": ("TaskCollator",),
 }
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_NAMES, __getattr__, __dir__ = _lazy(__name__, _PUBLIC)
 
-__all__ = ["__version__", *_HOME]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'compose' has no attribute '{name}'")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = ["__version__", *_NAMES]

@@ -39,20 +39,23 @@ def test_the_compiler_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_import_loads_one_module_and_few_of_pythons_own() -> None:
+def test_import_loads_two_modules_and_few_of_pythons_own() -> None:
     done = python("import sys; before = set(sys.modules); import compose; print(*set(sys.modules) - before)")
     loaded = set(done.stdout.split())
-    assert {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names} == {"compose"}
+    assert {name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "compose",
+        "compose.exports",
+    }
     assert len(loaded) < 15
 
 
-def public_names() -> list[str]:
-    return [name for name in compose.__all__ if name != "__version__"]
+HOME = {name: module for module, names in compose._PUBLIC.items() for name in names}
 
 
-@pytest.mark.parametrize("name", public_names())
+@pytest.mark.parametrize("name", HOME)
 def test_every_public_name_is_there(name: str) -> None:
-    module = importlib.import_module(compose._HOME[name])
+    assert name in compose.__all__
+    module = importlib.import_module(HOME[name])
     assert getattr(compose, name) is getattr(module, name)
     assert name in dir(compose)
 
@@ -60,7 +63,7 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_stubs_say_the_same_as_the_table() -> None:
     stub = ast.parse(Path(compose.__file__).with_suffix(".pyi").read_text("utf-8"))
     said = {alias.asname: node.module for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert said == compose._HOME
+    assert said == HOME
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

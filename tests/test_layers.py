@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "specs": ("errors",),
     "dropout": (),
+    "exports": (),
     "dsl": ("errors", "specs"),
     "graph": _LANGUAGE,
     "passes": (*_LANGUAGE, "graph"),
@@ -38,7 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "methods": ("errors", "specs", "dropout"),
     "heads": ("errors", "specs", "dropout"),
     "backbones": ("errors", "specs"),
-    "io": (*_LANGUAGE, "methods", "heads"),
+    "io": (*_LANGUAGE, "exports", "methods", "heads"),
     "runtime": (*_COMPILER, "explain", "methods", "heads", "backbones", "io"),
     "train": _MODEL,
     "recipes": (*_MODEL, "train"),
@@ -46,7 +47,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "bench": (*_MODEL, "train", "recipes"),
     "cli": (*_MODEL, "train", "recipes", "serve", "bench"),
     "__main__": ("cli",),
-    "__init__": (),  # the public names are a table, imported on use
+    "__init__": ("exports",),  # the public names are a table, imported on use
 }
 
 # Paths under compose/ that may import what computes, less the halves of methods and heads that plan.

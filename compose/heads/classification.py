@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compose.dropout import Dropout
 from compose.errors import InputError
-from compose.heads.head import Head, HeadInput, Host, activation, linear
+from compose.heads.head import Head, HeadInput, Host, Weighs, activation, linear
 from compose.heads.labels import (
     binary_cross_entropy,
     check_shape,
@@ -25,6 +25,9 @@ from compose.specs import HeadSpec
 
 THRESHOLD = 0.5
 """The probability from which a label of a multi-label task is said."""
+
+WEIGHS: dict[str, Weighs | None] = {"single": "rows", "multi_label": "positives", "regression": None}
+"""What `class_weights` weigh, by problem."""
 
 
 class ClassificationHead(Head):
@@ -51,8 +54,8 @@ class ClassificationHead(Head):
         return HeadSpec(self.name, self.config.kind, row_multiplies=multiplies)
 
     @property
-    def weighs_classes(self) -> bool:
-        return self.config.problem == "single"
+    def weighs(self) -> Weighs | None:
+        return WEIGHS[self.config.problem]
 
     def logits(self, inputs: HeadInput) -> Tensor:
         state = self.read(inputs).to(self.out.weight.dtype)
@@ -113,7 +116,7 @@ class ClassificationHead(Head):
             return cross_entropy(logits, ids, self.class_weights)
         if self.config.problem == "multi_label":
             check_shape(labels, [(rows, count)], self.where)
-            return binary_cross_entropy(logits, fractions(labels, logits.dtype, self.where, high=1))
+            return binary_cross_entropy(logits, fractions(labels, logits.dtype, self.where, high=1), self.class_weights)
         check_shape(labels, [(rows,), (rows, 1)] if count == 1 else [(rows, count)], self.where)
         return mean_squared_error(logits, fractions(labels.reshape(rows, count), logits.dtype, self.where))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from compose.heads.output import TaskOutput
 from compose.heads.spans import Source, Window
 from compose.heads.spec import IGNORED, HeadConfig
 from compose.specs import BackboneSpec, HeadSpec
+
+Weighs = Literal["rows", "positives"]
 
 
 class HeadInput(NamedTuple):
@@ -28,6 +30,7 @@ class HeadInput(NamedTuple):
         inverse: undoes the branch's invertible adapters, `[rows, tokens, width]`; None: it has none.
         first: `[rows, width]`, the state at the first position where a prompt may stand before the row's own
             tokens; None: that of `states`.
+        embeddings: `[vocabulary, width]`, the backbone's input embeddings, for a head that `reads_embeddings`.
     """
 
     states: Tensor
@@ -98,7 +101,8 @@ class Head(nn.Module):
         positions: of how many positions of tokens a row's label consists, where it does.
         reads_inverse: whether its last map, to the vocabulary, reads states after `HeadInput.inverse`.
         inner_width: then, the width that this map reads.
-        class_weights: `[labels]`, how much each label weighs in the loss while it is trained; None: all alike.
+        class_weights: `[labels]`, how much each label weighs in the loss while it is trained, in the way that `weighs`
+            says; None: all alike.
     """
 
     per_token: ClassVar[bool] = False
@@ -115,9 +119,10 @@ class Head(nn.Module):
         self.class_weights: Tensor | None = None
 
     @property
-    def weighs_classes(self) -> bool:
-        """Whether its loss is over classes that exclude each other, so that `class_weights` weigh them."""
-        return False
+    def weighs(self) -> Weighs | None:
+        """What `class_weights` weigh in its loss: `rows` by their class, or where labels do not exclude each other the
+        `positives`, a label's yes against its no; None: its loss has no classes."""
+        return None
 
     @property
     def reads_embeddings(self) -> bool:
@@ -158,7 +163,7 @@ class Head(nn.Module):
             labels: of a batch, as a collator makes them.
         """
         there = ~labels.isnan() & (labels != IGNORED) if labels.is_floating_point() else labels != IGNORED
-        if self.class_weights is None:
+        if self.class_weights is None or self.weighs != "rows":
             return float(there.sum())
         return float(self.class_weights[labels[there].cpu().long()].sum())
 

@@ -119,15 +119,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     return total / torch.where(counted > 0, counted, 1)
 
 
-def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def binary_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean binary cross entropy over the labels that count.
 
     Args:
         logits: `[rows, labels]`.
         labels: `[rows, labels]`, 0 to 1, or not-a-number.
+        weights: `[labels]`, how much each label's yes counts against its no; None: 1.
     """
-    counts = ~labels.isnan()
-    each = F.binary_cross_entropy_with_logits(_wide(logits), _wide(labels.nan_to_num()), reduction="none")
+    counts, wide = ~labels.isnan(), _wide(logits)
+    weights = None if weights is None else weights.to(wide.device, wide.dtype)
+    answers = _wide(labels.nan_to_num())
+    each = F.binary_cross_entropy_with_logits(wide, answers, reduction="none", pos_weight=weights)
     return (each * counts).sum() / counts.sum().clamp(min=1)
 
 

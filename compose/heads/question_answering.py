@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from compose.dropout import Dropout
 from compose.errors import InputError
 from compose.heads.answers import CONTEXT, best_answer
-from compose.heads.head import Head, HeadInput, Host, activation, linear
+from compose.heads.head import HeadInput, Host
 from compose.heads.labels import check_shape, cross_entropy
+from compose.heads.per_token import PerTokenHead
 from compose.heads.spans import Source, Window, trimmed
 from compose.heads.spec import IGNORED, QuestionAnsweringConfig
-from compose.specs import HeadSpec
 
 
-class QuestionAnsweringHead(Head):
+class QuestionAnsweringHead(PerTokenHead):
     """Logits `[rows, tokens, 2]`: how likely the answer starts, and how likely it ends, at each token.
 
     Inputs are pairs of a question and the text that has its answer. A label is the position of the answer's first
@@ -28,30 +27,11 @@ class QuestionAnsweringHead(Head):
     """
 
     config: QuestionAnsweringConfig
-    per_token: ClassVar[bool] = True
-    needs_words: ClassVar[bool] = True
     needs_pair: ClassVar[bool] = True
     positions: ClassVar[int] = 2
 
     def __init__(self, name: str, config: QuestionAnsweringConfig, host: Host) -> None:
-        super().__init__(name, config)
-        width = host.spec.hidden_size
-        self.dropout = Dropout(host.dropout if config.dropout is None else config.dropout)
-        self.dense = nn.ModuleList(linear(width, width, True, host.deviation) for _ in range(config.layers - 1))
-        self.activation = activation(config.activation)
-        self.out = linear(width, self.positions, True, host.deviation)
-
-    @property
-    def spec(self) -> HeadSpec:
-        width = self.out.in_features
-        multiplies = len(self.dense) * width * width + width * self.out.out_features
-        return HeadSpec(self.name, self.config.kind, token_multiplies=multiplies)
-
-    def logits(self, inputs: HeadInput) -> Tensor:
-        states = inputs.states.to(self.out.weight.dtype)
-        for dense in self.dense:
-            states = self.activation(dense(self.dropout(states)))
-        return self.out(self.dropout(states))
+        super().__init__(name, config, host, self.positions)
 
     def loss(self, logits: Tensor, labels: Tensor, inputs: HeadInput) -> Tensor:
         rows, tokens, _ = logits.shape

@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from compose.dropout import Dropout
-from compose.heads.head import Head, HeadInput, Host, activation, linear
+from compose.heads.head import HeadInput, Host, Weighs
 from compose.heads.labels import check_shape, class_ids, cross_entropy
+from compose.heads.per_token import PerTokenHead
 from compose.heads.spans import Source, Window, entities
 from compose.heads.spec import IGNORED, TaggingConfig
-from compose.specs import HeadSpec
 
 
-class TaggingHead(Head):
+class TaggingHead(PerTokenHead):
     """Logits `[rows, tokens, labels]`. Labels at padded positions are not counted."""
 
     config: TaggingConfig
-    per_token: ClassVar[bool] = True
-    needs_words: ClassVar[bool] = True
 
     def __init__(self, name: str, config: TaggingConfig, host: Host) -> None:
-        super().__init__(name, config)
-        width = host.spec.hidden_size
-        self.dropout = Dropout(host.dropout if config.dropout is None else config.dropout)
-        self.dense = nn.ModuleList(linear(width, width, True, host.deviation) for _ in range(config.layers - 1))
-        self.activation = activation(config.activation)
-        self.out = linear(width, len(config.labels), True, host.deviation)
+        super().__init__(name, config, host, len(config.labels))
 
     @property
-    def spec(self) -> HeadSpec:
-        width = self.out.in_features
-        multiplies = len(self.dense) * width * width + width * self.out.out_features
-        return HeadSpec(self.name, self.config.kind, token_multiplies=multiplies)
-
-    @property
-    def weighs_classes(self) -> bool:
-        return True
-
-    def logits(self, inputs: HeadInput) -> Tensor:
-        states = inputs.states.to(self.out.weight.dtype)
-        for dense in self.dense:
-            states = self.activation(dense(self.dropout(states)))
-        return self.out(self.dropout(states))
+    def weighs(self) -> Weighs | None:
+        return "rows"
 
     def loss(self, logits: Tensor, labels: Tensor, inputs: HeadInput) -> Tensor:
         check_shape(labels, [tuple(logits.shape[:2])], self.where)

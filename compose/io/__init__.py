@@ -6,8 +6,7 @@ What reads and writes weights is imported when it is first used, so that manifes
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from compose.exports import lazy as _lazy
 from compose.io.detect import Contents, detect
 
 _PUBLIC = {
@@ -48,18 +47,6 @@ _PUBLIC = {
     ),
     "compose.io.store": ("leftovers",),
 }
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_NAMES, __getattr__, __dir__ = _lazy(__name__, _PUBLIC)
 
-__all__ = ["Contents", "detect", *_HOME]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'compose.io' has no attribute '{name}'")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access does not come here
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = ["Contents", "detect", *_NAMES]

@@ -27,13 +27,11 @@ from compose.recipes.evaluate_checks import EvaluateChecks
 from compose.recipes.expressions import Expressions, tasks_of
 from compose.recipes.saved import load_problems, stated
 from compose.recipes.schema import Recipe, Stage
+from compose.recipes.schema.train import TRAINS_BACKBONE
 from compose.recipes.sources import columns_of, has_test
 
 TRAINS_ADAPTERS = ("adapters", "full+adapters")
 """Regimes in which the expression's adapters are trained."""
-
-TRAINS_BACKBONE = ("last_layers", "full", "full+adapters")
-"""Regimes in which weights of the backbone are trained."""
 
 
 def owns_backbone(recipe: Recipe) -> bool:

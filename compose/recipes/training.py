@@ -162,11 +162,11 @@ def settings_of(experiment: Experiment, stage: Stage, index: int) -> Settings:
 
 
 def class_weights_of(experiment: Experiment, stage: Stage) -> dict[str, ClassWeights]:
-    """How much labels weigh, by task; `balanced` alone is of all tasks whose labels are classes."""
+    """How much labels weigh, by task; `balanced` alone is of all tasks that have any."""
     if isinstance(stage.class_weights, dict):
         return dict(stage.class_weights)
     heads = {task: experiment.model.heads[task] for task in task_names(stage.expression)}
-    return {task: stage.class_weights for task, head in heads.items() if head.weighs_classes}
+    return {task: stage.class_weights for task, head in heads.items() if head.weighs}
 
 
 def _temperature(stage: Stage) -> float:

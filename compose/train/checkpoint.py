@@ -184,4 +184,4 @@ def _plain(value: object) -> str:
 
 def _difference(name: str, now: str | None, then: str | None) -> str:
     long = any(text is not None and len(text) > 200 for text in (now, then)) or name.startswith(("the ", "what "))
-    return f"{name} differs" if long else f"{name} was {then}, and is {now}"
+    return f"{name} differs" if long else f"{name} was {then or 'not there'}, and is {now or 'not there'}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from compose.errors import ConfigError, Problem
-from compose.heads.head import Head
+from compose.heads.head import Head, Weighs
 from compose.heads.spec import IGNORED
 from compose.train.rows import RowGroup
 from compose.train.settings import ClassWeights
@@ -67,26 +68,37 @@ def weights_of(head: Head, groups: Sequence[RowGroup], chosen: ClassWeights) -> 
     Args:
         head: of the task.
         groups: the rows.
-        chosen: `balanced` is rows / (labels x rows with the label), as in scikit-learn; a label that no row has is 1.
+        chosen: `balanced` is for classes rows / (classes x rows of the class), as in scikit-learn; where a row has
+            several labels, rows without the label / rows with it. A label that no row has is 1.
     """
     if chosen != "balanced":
         return torch.tensor([float(chosen.get(label, 1.0)) for label in head.labels], dtype=torch.float64)
-    counts = Counter(
-        each
-        for group in groups
-        if head.name in group.tasks
-        for row in group.rows
-        for each in _ids(head, row["labels"].get(head.name))
-        if each != IGNORED
-    )
-    total = counts.total()
-    found = [total / (len(counts) * counts[place]) if counts[place] else 1.0 for place in range(len(head.labels))]
+    labels = [row["labels"].get(head.name) for group in groups if head.name in group.tasks for row in group.rows]
+    found = _BALANCED[head.weighs or "rows"](head, [_listed(label) for label in labels if label is not None])
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _ids(head: Head, label: Any) -> Iterable[int]:
+def _listed(label: Any) -> list[Any]:
     several = label.tolist() if hasattr(label, "tolist") else label
-    return [head.encode_label(each) for each in (several if isinstance(several, list | tuple) else [several])]
+    return list(several) if isinstance(several, list | tuple) else [several]
+
+
+def _of_rows(head: Head, labels: list[list[Any]]) -> list[float]:
+    ids = (head.encode_label(each) for row in labels for each in row)
+    counts = Counter(each for each in ids if each != IGNORED)
+    total = counts.total()
+    return [total / (len(counts) * counts[place]) if counts[place] else 1.0 for place in range(len(head.labels))]
+
+
+def _of_positives(head: Head, labels: list[list[Any]]) -> list[float]:
+    columns = [[value for value in column if not math.isnan(value)] for column in zip(*labels, strict=True)]
+    return [(len(each) - sum(each)) / sum(each) if 0 < sum(each) < len(each) else 1.0 for each in columns]
+
+
+_BALANCED: dict[Weighs, Callable[[Head, list[list[Any]]], list[float]]] = {
+    "rows": _of_rows,
+    "positives": _of_positives,
+}
 
 
 def _problems(model: Model, legal: tuple[str, ...], task: str, chosen: ClassWeights) -> Iterator[Problem]:
@@ -94,8 +106,8 @@ def _problems(model: Model, legal: tuple[str, ...], task: str, chosen: ClassWeig
         yield Problem(f"class_weights: no task '{task}' is trained", got=task, legal=legal)
         return
     head = model.heads[task]
-    if not head.weighs_classes:
-        yield Problem(f"class_weights: the head '{task}' has no classes that exclude each other")
+    if head.weighs is None:
+        yield Problem(f"class_weights: the head '{task}' has no classes")
     elif chosen != "balanced":
         for label, weight in chosen.items():
             if label not in head.labels:

@@ -13,7 +13,8 @@ from compose.runtime.batches import limit_problems
 Scheduler = Literal["linear", "cosine", "constant"]
 
 ClassWeights = Literal["balanced"] | Mapping[str, float]
-"""`balanced`: each label weighs the less the more often it occurs; or a weight by label, 1 by default."""
+"""`balanced`: each label weighs the less the more often it occurs; or a weight by label, 1 by default. Where a row has
+several labels the weight is that of a label's yes against its no."""
 
 
 @dataclass(frozen=True)

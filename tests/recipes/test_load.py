@@ -18,31 +18,13 @@ from compose.recipes.runner import run
 from compose.recipes.validate import read_recipe
 from compose.runtime.model import Model
 from tests.heads.texts import bert, tokenizer
-from tests.recipes.made import write_experiment
+from tests.recipes.made import EXPERIMENT, write_experiment
 
 TOWNS = "letter: {kind: jsonl, train: rows.jsonl, test: rows.jsonl, entities: towns}"
 ALLOWED = "heads/letter, allow_backbone: true}"
 
-FIRST = """\
-recipe: 1
-name: first
-seed: 3
-backbone: {name: BACKBONE}
-data:
-  letter: {kind: jsonl, train: rows.jsonl, test: rows.jsonl, label: letter}
-  town: {kind: jsonl, train: rows.jsonl, test: rows.jsonl, entities: towns}
-adapters:
-  letter: {method: seq_bn, reduction_factor: 2}
-  town: {method: seq_bn, reduction_factor: 4}
-heads:
-  letter: {kind: classification, pooling: mean}
-  town: {kind: tagging}
-fusions:
-  both: {expression: 'Fuse("letter", "town")'}
-train:
-  - {expression: 'Parallel("letter", "town")', epochs: 1, learning_rate: 1e-2}
-evaluate: {expressions: {composed: 'Parallel("letter", "town")'}}
-"""
+FIRST = EXPERIMENT.replace("name: made\n", "name: first\n").replace("  letter: {expression", "  both: {expression")
+FIRST = FIRST[: FIRST.index("evaluate:")] + 'evaluate: {expressions: {composed: \'Parallel("letter", "town")\'}}\n'
 
 SECOND = """\
 recipe: 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,11 +19,13 @@ from compose.recipes.runner import run
 from compose.recipes.schema import Jsonl, Recipe
 from compose.recipes.smoke import NOTE, Smoke
 from compose.recipes.smoke.backbone import architecture_of, made_backbone
+from compose.recipes.smoke.data import MADE_NAMES
 from compose.recipes.smoke.layers import layers_asked
+from compose.recipes.smoke.parts import KINDS
 from compose.recipes.sources import read_sources
 from compose.recipes.validate import validate
 from compose.runtime.attach import load
-from compose.train.data import Dataset
+from compose.train.data import Dataset, Target
 
 HUB = """\
 recipe: 1
@@ -126,7 +128,7 @@ def test_what_no_name_says_is_asked_for(tmp_path: Path) -> None:
         made_backbone("state-spaces/mamba-130m-hf", 3, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "gpt2", "llama", "t5"])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "xlm-roberta", "gpt2", "llama", "t5"])
 def test_every_family_reads_texts(name: str, tmp_path: Path) -> None:
     model = load(str(made_backbone(f"somebody/{name}-base", 3, tmp_path)))
     assert model.spec.architecture == name and len(model.spec.layers) == (6 if name == "t5" else 3)
@@ -160,6 +162,20 @@ def test_made_rows_are_what_the_columns_and_heads_need(tmp_path: Path) -> None:
     assert set(found["parts"].labels()) == {"O", "B-person", "I-person", "B-place"}
     assert found["named"].labels() == ["no", "perhaps so", "yes"]
     assert found["bundled"].labels() == ["friendly", "frustrated", "neutral"]  # what its files have
+
+
+def test_there_is_something_for_every_target() -> None:
+    assert set(KINDS) == set(get_args(Target)) == {*MADE_NAMES, "tags"}
+
+
+def test_questions_are_answered(tmp_path: Path) -> None:
+    text = HUB.replace("label: mood\n", "text: question\n    pair: context\n    answers: answers\n")
+    text = text.replace('    label_map: {0: bad, 1: good, "-1": null}\n', "").replace(
+        "classification", "question_answering"
+    )
+    (tmp_path / "squad.yaml").write_text(text, "utf-8")
+    done = run(tmp_path / "squad.yaml", out=tmp_path / "run", console=Console(quiet=True), smoke=True)
+    assert set(json.loads((done / "metrics.json").read_text())["scores"]["mood"]["mood"]) == {"f1", "exact_match"}
 
 
 def test_sources_of_one_file_read_one_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from compose.dsl import Drop, Fuse, Parallel, Route
 from compose.errors import ConfigError
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
+from compose.train.class_weights import weights_of
 from compose.train.data import Example
 from compose.train.epochs import UNIFORM, epochs
 from compose.train.evaluate import evaluate
@@ -177,6 +178,21 @@ def test_balanced_weights_and_those_that_are_said() -> None:
     assert split[1].losses == pytest.approx(
         trained(class_weights={"town": "balanced", "first": {"first": 9.0}})[1].losses, rel=1e-9
     )
+
+
+def test_several_labels_a_row_weigh_their_yes() -> None:
+    made = model()
+    head = made.add_head("marks", "multi_label", labels=["often", "rarely", "never", "always"])
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    labels = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 1], [torch.nan] * 4], dtype=torch.float64)
+    head.class_weights = torch.tensor([2.0, 5.0, 1.0, 1.0])
+    expected = F.binary_cross_entropy_with_logits(logits[:2], labels[:2], pos_weight=head.class_weights.double())
+    torch.testing.assert_close(head.loss(logits, labels, None), expected)  # type: ignore[arg-type]
+    assert head.counted(labels) == 8.0, "a weight does not make more labels"
+    said = [("often", "always"), ("often", "rarely", "always"), ("always",), ("often", "always"), None]
+    groups = row_groups(made, {"marks": [Example(text, each) for text, each in zip(TEXTS, said, strict=False)]})
+    assert weights_of(head, groups, "balanced").tolist() == [1 / 3, 3.0, 1.0, 1.0]
+    assert weights_of(head, groups, {"rarely": 4.0}).tolist() == [1.0, 4.0, 1.0, 1.0]
 
 
 def test_class_weights_that_do_not_fit() -> None:

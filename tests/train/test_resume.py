@@ -13,6 +13,7 @@ from compose.dsl import Drop, Fuse, Parallel
 from compose.errors import ConfigError, FileError
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
+from compose.train.checkpoint import Identity
 from compose.train.data import Example
 from compose.train.fit import History, Settings, fit
 from compose.train.rows import row_groups
@@ -128,6 +129,8 @@ def test_another_training_says_what_differs(tmp_path: Path) -> None:
         trained(adapters, path, epochs=4, learning_rate=1e-3)
     told = str(caught.value)
     assert "settings.epochs was 3, and is 4" in told and "settings.learning_rate was 0.03, and is 0.001" in told
+    facts = Identity({"kind": "adapters"}).differences({"kind": "adapters", "settings.gone": "2"})
+    assert [each.what for each in facts] == ["settings.gone was 2, and is not there"]
     with pytest.raises(ConfigError, match=r"expression was Parallel"):
         trained(random_drops, path)
     with pytest.raises(ConfigError, match="what is trained differs"):

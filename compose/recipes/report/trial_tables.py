@@ -11,6 +11,7 @@ from compose.recipes.report.page import Table, rows_of
 from compose.recipes.report.runs import Run, System
 from compose.recipes.report.scores import percent
 from compose.recipes.report.trials import Sweep, Trial, told, trained_parameters
+from compose.recipes.schema.train import TRAINS_BACKBONE
 from compose.recipes.tables import gigaflops
 
 LEAD = (
@@ -21,9 +22,6 @@ LEAD = (
 
 COSTS = ("trained parameters", "kept", "training, s", "an epoch, s", "peak memory, MiB", "GFLOPs")
 """What a member costs."""
-
-WHOLE = ("full", "last_layers", "full+adapters")
-"""The regimes that change the backbone, so that it has to be kept too."""
 
 
 def results(sweep: Sweep) -> Table:
@@ -63,6 +61,6 @@ def _costs(trial: Trial, system: System) -> list[str]:
 
 def _kept(run: Run, system: Mapping[str, Any]) -> int:
     """The bytes that a system needs beside the backbone, or with it where a stage trained it."""
-    trained = any(stage["regime"] in WHOLE for stage in run.first["stages"])
+    trained = any(stage["regime"] in TRAINS_BACKBONE for stage in run.first["stages"])
     backbone = sum(part["bytes"] for part in run.first.get("parts", []) if part["what"] == "backbone")
     return int(system["bytes"]) + (backbone if trained else 0)

@@ -20,6 +20,9 @@ LEARNING_RATES: dict[str, float] = {
 }
 """The learning rate of a stage that names none, by its regime."""
 
+TRAINS_BACKBONE: tuple[Regime, ...] = ("last_layers", "full", "full+adapters")
+"""Regimes in which weights of the backbone are trained."""
+
 
 Balanced = Literal["balanced"]
 LabelWeights = Balanced | dict[str, Positive]

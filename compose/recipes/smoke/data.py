@@ -40,6 +40,7 @@ MADE_NAMES: Mapping[Target, tuple[str, ...]] = {
     "labels": ("first", "second", "third"),
     "entities": ("person", "place"),
     "score": (),
+    "answers": (),
     "text": (),
 }
 MADE_TAGS: Mapping[Scheme, tuple[str, ...]] = {
@@ -101,8 +102,17 @@ def _target(columns: Columns, row: Mapping[str, Any], names: Sequence[str], numb
             return float(number % SCORES)
         case "tags":
             return [names[(number + place) % len(names)] for place in range(len(row[columns.tokens or ""]))]
+        case "answers":
+            return list(_answers(row[columns.pair or ""], number))
         case _:
             return list(_entities(row[columns.text], names, number))
+
+
+def _answers(text: str, number: int) -> Iterator[dict[str, Any]]:
+    """One word is the answer."""
+    words = text.split(" ")
+    place = number % len(words)
+    yield {"text": words[place], "answer_start": sum(len(word) + 1 for word in words[:place])}
 
 
 def _entities(text: str, names: Sequence[str], number: int) -> Iterator[dict[str, Any]]:
@@ -167,7 +177,7 @@ def named_parts(source: Makeable, folder: Path) -> dict[str, str]:
 def _names(recipe: Recipe, name: str, source: Makeable, folder: Path) -> tuple[str, ...]:
     """What a source's labels are, as its rows write them: by its map, its heads, its files, or made ones."""
     target = columns_of(source).target
-    if target in ("score", "text"):
+    if target in ("score", "answers", "text"):
         return ()
     if source.label_map is not None:
         return tuple(key for key, value in source.label_map.items() if value is not None)

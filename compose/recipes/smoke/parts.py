@@ -20,6 +20,7 @@ KINDS: Mapping[Target, str] = {
     "score": "regression",
     "entities": "tagging",
     "tags": "tagging",
+    "answers": "question_answering",
     "text": "causal_lm",
 }
 """The kind of head that learns from data labelled so."""

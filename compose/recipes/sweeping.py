@@ -5,11 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ from compose.train.processes import world
 
 RunJob = Callable[[Job, Console], Path]
 """Runs a recipe without a sweep; gives its folder."""
+
+ALL_IMPORT = ("compose.recipes.runner", "compose.train.fitting")
+"""What takes every member seconds to import."""
 
 Outcome = tuple[int, str]
 """The place of a member, and why it failed; empty if it did not."""
@@ -168,7 +173,7 @@ class Worker:
 
 def _side_by_side(todo: Mapping[int, Job], console: Console, run_job: RunJob, jobs: int) -> Iterator[Outcome]:
     """As many members at a time; what each says stands in a file beside its folder."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     waiting, running = list(todo.items()), list[Worker]()
     try:
@@ -176,7 +181,8 @@ def _side_by_side(todo: Mapping[int, Job], console: Console, run_job: RunJob, jo
             while waiting and len(running) < jobs:
                 place, job = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(run_job, job, threads, theirs), daemon=False)
+                told = (run_job, job, threads, dict(os.environ), theirs)
+                process = context.Process(target=_work, args=told, daemon=False)
                 process.start()
                 theirs.close()
                 console.say(f"{job.target.name} begins; what it says is in {job.target.name}.log")
@@ -191,8 +197,19 @@ def _side_by_side(todo: Mapping[int, Job], console: Console, run_job: RunJob, jo
             worker.process.join()
 
 
-def _work(run_job: RunJob, job: Job, threads: int, answer: Connection) -> None:
+def _context() -> ForkServerContext | SpawnContext:
+    """Where forking is safe, members are forked from one process that has only imported what they need."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*ALL_IMPORT])
+    return context
+
+
+def _work(run_job: RunJob, job: Job, threads: int, environment: Mapping[str, str], answer: Connection) -> None:
     """What a worker does; an interruption is the parent's to deal with, who then ends it."""
+    os.environ.clear()  # that of the process it was forked from may be older
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     with open(job.target.with_name(f"{job.target.name}.log"), "w", encoding="utf-8") as log:

@@ -47,8 +47,7 @@ WHOLE_ROWS = ("Stack", "Fuse", "Parallel", "Drop", "Average", "Route")
 RARE = settings(max_examples=max(1, settings.default.max_examples // 150))
 """For what takes seconds each time."""
 COMPILED = {
-    "bert": ("prefix", "mam", "compact"),
-    "gpt2": ("dora", "vera"),
+    "gpt2": ("dora", "vera", "mam", "compact"),
     "llama": ("three", "ia3"),
     "t5": ("flat",),
 }

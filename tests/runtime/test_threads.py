@@ -12,7 +12,7 @@ import torch
 from compose.dsl import Average, Drop, Fuse, Parallel, Stack
 from tests import tiny
 
-THREADS, CALLS = 16, 1000
+THREADS, CALLS = 16, 600
 EXPRESSIONS = (
     "a",
     "b",

@@ -73,7 +73,8 @@ def fusion_block(name: str, text: str) -> Fuse:
         raise FileError("a fusion's expression is a Fuse", hint='Fuse("a", "b")')
     if block.name is not None and block.name != name:
         raise FileError(f"the Fuse is called '{block.name}', but is listed as '{name}'")
-    return Fuse(*block.children, name=None if own_name(block) == name else name)
+    unnamed = Fuse(*block.children)
+    return unnamed if own_name(unnamed) == name else Fuse(*block.children, name=name)
 
 
 class _Checker:

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compose.dsl import Fuse
 from compose.errors import RecipeError
+from compose.recipes.checks import fusion_block
 from tests.recipes.small import SMALL, changed, error_of, read
 
 
@@ -21,6 +23,18 @@ def test_learning_rates_depend_on_the_regime() -> None:
     stages = '  - {expression: topic}\n  - {expression: \'Fuse("topic", "entities", name="topic")\', regime: fusion}\n'
     recipe = read(changed("  - {expression: topic, epochs: 2, learning_rate: 5e-4}\n", stages))
     assert [stage.rate for stage in recipe.train] == [1e-4, 5e-5]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "block"),
+    [
+        ("both", 'Fuse("a", "b")', Fuse("a", "b", name="both")),
+        ("both", 'Fuse("a", "b", name="both")', Fuse("a", "b", name="both")),
+        ("a,b", 'Fuse("a", "b", name="a,b")', Fuse("a", "b")),
+    ],
+)
+def test_a_fusion_is_called_what_it_is_listed_as(name: str, text: str, block: Fuse) -> None:
+    assert fusion_block(name, text) == block
 
 
 # what is replaced, by what, where the error is, and what it says

@@ -16,6 +16,7 @@ from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
 from compose.recipes.checks import fusion_block
 from compose.recipes.data_checks import modality_problems
+from compose.recipes.devices import place
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.evaluate_checks import label_problems
 from compose.recipes.evaluated import Evaluated, sources_of
@@ -133,6 +134,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     data = read_sources(recipe, folder, _needed(recipe))
     with located(document, ("backbone", "name" if recipe.backbone.name else "config")):
         model = load_backbone(recipe)
+    with located(document, ("backbone", "device")):
+        place(model, recipe.backbone.device)
     problems = list(modality_problems(recipe, document, model.spec.modality))
     if problems:
         raise RecipeError(problems)

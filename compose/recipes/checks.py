@@ -21,7 +21,7 @@ from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.backbone_checks import backbone_problems
-from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, source_problems
+from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, own_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.evaluate_checks import EvaluateChecks
 from compose.recipes.expressions import Expressions, tasks_of
@@ -250,7 +250,7 @@ class _Checker:
             yield self._at(where, f"the {head.kind} head '{task}' {why}")
         elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
             what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
-            yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=own_labels(head))
         elif head is not None and lacks_answers(head, source, self.folder):
             what = f"data.{name} has questions without an answer, but the head '{task}' always answers"
             yield self._at(("heads", task), what, key=True, hint="unanswerable: true")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,10 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
     if kind == "missing":
         return document.place(path, key=True).problem(f"'{rest[0]}' is missing in {name}", hint=_example(str(rest[0])))
     if kind == "not_made":
-        other = next((key for key in FOR_LOAD if key in value), None)
+        misspelt = get_close_matches(context["key"], value, 1)
+        other = next((key for key in (*misspelt, *FOR_LOAD) if key in value), None)
         hint = f"{_example(context['key'])}, or load: FOLDER for what is trained already"
-        hint = "'load' is what it is called here" if other else hint
+        hint = f"'{context['key'] if misspelt else 'load'}' is what it is called here" if other else hint
         at = document.place((*path, other) if other else path, key=True)
         return at.problem(f"'{context['key']}' is missing in {name}", hint=hint)
     if kind == "not_with_load":

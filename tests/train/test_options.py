@@ -78,6 +78,10 @@ def test_accumulated_gradients_are_those_of_the_whole_step(limits: dict[str, Any
     assert_same(parts, whole)
 
 
+def test_a_seed_may_be_greater_than_the_ones_numpy_takes() -> None:
+    assert trained(seed=2**40, max_steps=1)[1].losses == trained(seed=2**40, max_steps=1)[1].losses
+
+
 def test_a_step_counts_once_however_many_parts_it_has() -> None:
     found = []
     for size, times in ((4, 1), (1, 4)):

@@ -209,6 +209,9 @@ class _Checker:
         if stage.adapters and stage.regime not in TRAINS_ADAPTERS:
             what = f"adapters has no meaning with regime: {stage.regime}, which trains none"
             yield self._at((*path, "adapters"), what, key=True)
+        if stage.last != 1 and stage.regime != "last_layers":
+            what = f"last has no meaning with regime: {stage.regime}"
+            yield self._at((*path, "last"), what, key=True, hint="regime: last_layers")
         for number, name in enumerate(stage.adapters):
             if name not in leaves(expression):
                 what = f"the expression has no adapter '{name}'"
@@ -266,6 +269,9 @@ class _Checker:
         if problems:
             return
         tasks = [task for task in tasks_of(expression) if task]
+        if self.recipe.predict.compare is not None and not (self.recipe.predict.texts or self.recipe.predict.examples):
+            what = "predict.compare has nothing to answer, so that no pass can be timed"
+            yield self._at(("predict", "compare"), what, key=True, hint="predict.examples: 10")
         if self.recipe.predict.examples is not None:
             chosen = self.recipe.evaluate.data
             yield from self._data(tasks[:1], chosen, ("evaluate", "data"), ("predict", "examples"), "test")

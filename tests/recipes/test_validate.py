@@ -59,6 +59,8 @@ WRONG = [
     ("learning_rate: 5e-4", "texts: [a]", "r.yaml:16:36", "'texts' belongs in predict"),
     ("learning_rate: 5e-4", "regime: adapter", "r.yaml:16:44", "legal: 'adapters'"),
     ("learning_rate: 5e-4", "regime: fusion", "r.yaml:16:44", "no Fuse"),
+    ("learning_rate: 5e-4", "last: 2", "r.yaml:16:36", "last has no meaning with regime: adapters"),
+    ("texts: [Where is it]", "compare: {messages: [1]}", "r.yaml:22:3", "predict.compare has nothing to answer"),
     ("learning_rate: 5e-4", "data: {tone: topic}", "r.yaml:16:43", "no task 'tone'"),
     ("learning_rate: 5e-4", "data: {topic: topics}", "r.yaml:16:50", "legal: 'topic'"),
     ("learning_rate: 5e-4", "data: {topic: entities}", "r.yaml:16:50", "learns from label"),

@@ -50,6 +50,11 @@ def check(recipe: Recipe, document: Document) -> list[Problem]:
     return list(dict.fromkeys(found))
 
 
+def check_alone(recipe: Recipe, document: Document) -> list[Problem]:
+    """What is wrong with sources, adapters and heads, each by itself."""
+    return list(dict.fromkeys((*load_problems(recipe, document), *_Checker(stated(recipe), document).alone())))
+
+
 def snip_stage(recipe: Recipe, name: str) -> int | None:
     """The number of the first stage that has an adapter, or that cannot be read; None if none has it."""
     return next((number for number, stage in enumerate(recipe.train) if _may_have(stage, name)), None)
@@ -83,13 +88,18 @@ class _Checker:
         self.folder = Path(document.source).parent
         self.expressions = Expressions(recipe, document)
 
-    def problems(self) -> Iterator[Problem]:
+    def alone(self) -> Iterator[Problem]:
+        """What is wrong with parts by themselves."""
         yield from self._names()
+        yield from source_problems(self.recipe, self.document)
+        yield from self._options()
+
+    def problems(self) -> Iterator[Problem]:
+        """Everything that is wrong."""
         yield from self._seeds()
         yield from self._precision()
         yield from backbone_problems(self.recipe, self.document)
-        yield from source_problems(self.recipe, self.document)
-        yield from self._options()
+        yield from self.alone()
         yield from self._stages()
         yield from self._pruning()
         yield from EvaluateChecks(self.recipe, self.document, self.expressions, self._data).problems()

@@ -165,6 +165,15 @@ def test_all_mistakes_are_told_at_once() -> None:
     }
 
 
+def test_parts_that_are_wrong_by_themselves_are_told_beside_what_the_schema_refuses() -> None:
+    text = changed("epochs: 2", "epocs: 2").replace("kind: tagging", "kind: taging").replace("r: 4", "r: four")
+    found = error_of(text.replace("label: topic}", "label: topics}").replace("name: small", "nam: small"))
+    assert all(
+        part in found for part in ("'epochs'", "'taging'", "r must be", "no column 'topics'", "'name' is missing")
+    )
+    assert "has no head" not in found and "there is no adapter" not in found, "what hangs on others is not guessed at"
+
+
 def test_the_line_of_an_expression_is_marked_at_the_name() -> None:
     found = error_of(changed('Parallel("topic", "entities")', 'Parallel("topic", "entitis")'))
     lines = found.splitlines()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from compose.backbones.resolve import TABLES
 from compose.errors import ConfigError, Problem
-from compose.recipes.data_checks import modality_problems
+from compose.recipes.data_checks import mixed_modalities, modality_problems
 from compose.recipes.document import Document
 from compose.recipes.schema import Recipe
 
@@ -28,9 +28,11 @@ def backbone_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:
         yield from _config_problems(recipe, document)
         if backbone.architecture in TABLES:
             yield from modality_problems(recipe, document, TABLES[backbone.architecture][0].modality)
-    elif backbone.config is not None:
-        at = document.place(("backbone", "config"), key=True)
-        yield at.problem("backbone.config is for an architecture: a name says it all", hint="architecture: vit")
+    else:
+        yield from mixed_modalities(recipe, document)
+        if backbone.config is not None:
+            at = document.place(("backbone", "config"), key=True)
+            yield at.problem("backbone.config is for an architecture: a name says it all", hint="architecture: vit")
 
 
 def _config_problems(recipe: Recipe, document: Document) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from compose.heads.spec import make_head_config
 from compose.methods.fusions import make_fusion_config
 from compose.methods.registry import make_config
 from compose.recipes.backbone_checks import backbone_problems
-from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, source_problems
+from compose.recipes.data_checks import fit_problem, lacking_labels, lacks_answers, own_labels, source_problems
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.evaluate_checks import EvaluateChecks
 from compose.recipes.expressions import Expressions, tasks_of
@@ -48,6 +48,11 @@ def check(recipe: Recipe, document: Document) -> list[Problem]:
     """Everything in a recipe that its parts, each legal by itself, get wrong together."""
     found = (*load_problems(recipe, document), *_Checker(stated(recipe), document).problems())
     return list(dict.fromkeys(found))
+
+
+def check_alone(recipe: Recipe, document: Document) -> list[Problem]:
+    """What is wrong with sources, adapters and heads, each by itself."""
+    return list(dict.fromkeys((*load_problems(recipe, document), *_Checker(stated(recipe), document).alone())))
 
 
 def snip_stage(recipe: Recipe, name: str) -> int | None:
@@ -83,13 +88,18 @@ class _Checker:
         self.folder = Path(document.source).parent
         self.expressions = Expressions(recipe, document)
 
-    def problems(self) -> Iterator[Problem]:
+    def alone(self) -> Iterator[Problem]:
+        """What is wrong with parts by themselves."""
         yield from self._names()
+        yield from source_problems(self.recipe, self.document)
+        yield from self._options()
+
+    def problems(self) -> Iterator[Problem]:
+        """Everything that is wrong."""
         yield from self._seeds()
         yield from self._precision()
         yield from backbone_problems(self.recipe, self.document)
-        yield from source_problems(self.recipe, self.document)
-        yield from self._options()
+        yield from self.alone()
         yield from self._stages()
         yield from self._pruning()
         yield from EvaluateChecks(self.recipe, self.document, self.expressions, self._data).problems()
@@ -209,6 +219,9 @@ class _Checker:
         if stage.adapters and stage.regime not in TRAINS_ADAPTERS:
             what = f"adapters has no meaning with regime: {stage.regime}, which trains none"
             yield self._at((*path, "adapters"), what, key=True)
+        if stage.last != 1 and stage.regime != "last_layers":
+            what = f"last has no meaning with regime: {stage.regime}"
+            yield self._at((*path, "last"), what, key=True, hint="regime: last_layers")
         for number, name in enumerate(stage.adapters):
             if name not in leaves(expression):
                 what = f"the expression has no adapter '{name}'"
@@ -250,7 +263,7 @@ class _Checker:
             yield self._at(where, f"the {head.kind} head '{task}' {why}")
         elif head is not None and (lacking := lacking_labels(head, source, self.folder)):
             what = f"data.{name} has the label '{lacking[0]}', which the head '{task}' lacks"
-            yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=tuple(map(str, head.labels)))
+            yield self._at(("heads", task, "labels"), what, got=lacking[0], legal=own_labels(head))
         elif head is not None and lacks_answers(head, source, self.folder):
             what = f"data.{name} has questions without an answer, but the head '{task}' always answers"
             yield self._at(("heads", task), what, key=True, hint="unanswerable: true")
@@ -266,6 +279,9 @@ class _Checker:
         if problems:
             return
         tasks = [task for task in tasks_of(expression) if task]
+        if self.recipe.predict.compare is not None and not (self.recipe.predict.texts or self.recipe.predict.examples):
+            what = "predict.compare has nothing to answer, so that no pass can be timed"
+            yield self._at(("predict", "compare"), what, key=True, hint="predict.examples: 10")
         if self.recipe.predict.examples is not None:
             chosen = self.recipe.evaluate.data
             yield from self._data(tasks[:1], chosen, ("evaluate", "data"), ("predict", "examples"), "test")

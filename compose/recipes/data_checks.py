@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compose.errors import FileError, Problem
+from compose.heads.spec import label_names
 from compose.recipes.document import Document, KeyPath, dotted
 from compose.recipes.schema import Bundled, Csv, DataSource, Head, Recipe, Table
 from compose.recipes.shipped import bundled
@@ -62,6 +63,16 @@ def modality_problems(recipe: Recipe, document: Document, modality: str) -> Iter
             yield document.place(("data", name), key=True).problem(what)
 
 
+def mixed_modalities(recipe: Recipe, document: Document) -> Iterator[Problem]:
+    """Sources that no backbone reads together with the first one."""
+    has = {name: columns_of(source).modality for name, source in recipe.data.items()}
+    for name in has:
+        first = next(iter(has))
+        if has[name] != has[first]:
+            what = f"data.{name} has {has[name]}s, but data.{first} has {has[first]}s, and no backbone reads both"
+            yield document.place(("data", name), key=True).problem(what)
+
+
 def fit_problem(head: Head, name: str, source: DataSource) -> str | None:
     """Why a head cannot learn from a source of some name, in words that follow the head's; None if it can."""
     needs = NEEDS.get(str(head.options.get("problem", head.kind)), ("label",))
@@ -74,16 +85,27 @@ def fit_problem(head: Head, name: str, source: DataSource) -> str | None:
 def lacking_labels(head: Head, source: DataSource, folder: Path) -> tuple[str, ...]:
     """The labels of a source that a head with labels of its own does not have, as far as the first rows show them.
 
+    Labels that are not legal by themselves, which is told of at the head, lack nothing.
+
     Args:
         head: the head.
         source: the source.
         folder: where its relative paths begin.
     """
-    if not isinstance(head.labels, list):
+    own = own_labels(head)
+    if not own:
         return ()
     columns = columns_of(source)
     found = Dataset("", columns.target, _first_rows(source, folder), names=columns.label_names()).labels()
-    return tuple(label for label in found if label not in head.labels)
+    return tuple(label for label in found if label not in own)
+
+
+def own_labels(head: Head) -> tuple[str, ...]:
+    """The names of the labels that a head says, in the order of their ids; none where they are its data's, or wrong."""
+    try:
+        return label_names(head.labels) if head.labels is not None else ()
+    except ValueError:
+        return ()
 
 
 def lacks_answers(head: Head, source: DataSource, folder: Path) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from compose.dsl import Expression, fuses, leaves
 from compose.errors import ComposeError, ConfigError, Problem
 from compose.heads.spec import make_head_config
+from compose.recipes.data_checks import own_labels
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.evaluated import sources_of
 from compose.recipes.expressions import Expressions, tasks_of
@@ -102,8 +103,8 @@ class EvaluateChecks:
                 what = f"'{metric}' cannot be measured of the {head.kind} head '{task}'"
                 at = self.document.place((*path, number))
                 yield at.problem(what, got=metric, legal=tuple(METRICS[kind]), hint=error.problems[0].hint)
-        if isinstance(head.labels, list):
-            yield from label_problems(self.recipe, self.document, task, tuple(map(str, head.labels)))
+        if labels := own_labels(head):
+            yield from label_problems(self.recipe, self.document, task, labels)
         if metrics[0] in ERRORS:
             why = "the first metric is the one that means over tasks are made of, and that is better the greater it is"
             at = self.document.place((*path, 0))

@@ -15,7 +15,7 @@ import torch
 from compose.dsl import Drop, Parallel, as_expression, branches
 from compose.errors import BackboneError, ComposeError, ConfigError, Problem, RecipeError
 from compose.recipes.checks import fusion_block
-from compose.recipes.data_checks import modality_problems
+from compose.recipes.data_checks import modality_problems, own_labels
 from compose.recipes.devices import place
 from compose.recipes.document import Document, KeyPath
 from compose.recipes.evaluate_checks import label_problems
@@ -220,12 +220,14 @@ def expressions(recipe: Recipe) -> Iterator[tuple[KeyPath, str]]:
         yield ("predict", "expression"), recipe.predict.expression
 
 
-def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> Any:
-    """The labels of a head: its own, else those that its data has; None for kinds without labels, and
-    where it is loaded."""
+def labels_of(recipe: Recipe, data: Mapping[str, Dataset], name: str) -> list[str] | None:
+    """The labels of a head, in the order of their ids: its own, else those that its data has; None for kinds without
+    labels, and where it is loaded."""
     head = recipe.heads[name]
-    if head.labels is not None or head.kind in (None, "regression", "question_answering"):
-        return head.labels
+    if head.labels is not None:
+        return list(own_labels(head))
+    if head.kind in (None, "regression", "question_answering"):
+        return None
     sources = [stage.data.get(name, name) for stage in recipe.train if name in task_names(stage.expression)]
     source = data.get((sources or [name])[0])
     return source.labels() if source else None

@@ -175,11 +175,12 @@ class _Builder:
                     yield event
         except yaml.MarkedYAMLError as error:
             what = " ".join(part for part in (error.context, error.problem) if part)
-            mark = error.problem_mark or error.context_mark
-            if mark is None:
+            places = [self._mark(mark) for mark in (error.problem_mark, error.context_mark) if mark is not None]
+            if not places:
                 raise RecipeError(f"not YAML: {what}", where=self.source) from None
+            place = next((place for place in places if place.text.strip()), None) or self._last()
             hint = "quote the text if it contains ': ' or ' #'" if "mapping values" in what else ""
-            raise RecipeError(self._mark(mark).problem(f"not YAML: {what}", hint=hint)) from None
+            raise RecipeError(place.problem(f"not YAML: {what}", hint=hint)) from None
         except yaml.YAMLError as error:
             raise RecipeError(f"not YAML: {error}", where=self.source) from None
 
@@ -255,6 +256,12 @@ class _Builder:
         same_line = isinstance(event, yaml.ScalarEvent) and end.line == start.line
         width = end.column - start.column if same_line else 1
         return Place(self.source, place.line, place.column, place.text, max(1, width))
+
+    def _last(self) -> Place:
+        """Behind what stands last: what is left open is found to be so at the end of the file."""
+        number = max((number for number, line in enumerate(self.lines) if line.strip()), default=0)
+        text = self.lines[number].rstrip()
+        return Place(self.source, number + 1, len(text) + 1, text)
 
     def _mark(self, mark: Any) -> Place:
         line = min(mark.line, len(self.lines) - 1)

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -105,6 +105,7 @@ def members(document: Document, sweep: Sweep) -> list[Member]:
     for key in [key for key in fixed if key.split(".")[0] in FIXED]:
         place = document.place((SWEEP, key), key=True) if key in sweep else fixed[key]
         problems.append(place.problem(f"'{key}' is the same for all members"))
+    problems += [*_twice(document, sweep), *_clashes(choices)]
     if problems:
         raise RecipeError(problems)
     plain = _without_sweep(document)
@@ -141,6 +142,33 @@ def _choices(document: Document, key: str, values: Sequence[Any] | Mapping[str, 
     return [
         Choice(value, (Setting(key, value, document.place((SWEEP, key, place))),)) for place, value in enumerate(values)
     ]
+
+
+def _twice(document: Document, sweep: Sweep) -> Iterator[Problem]:
+    """Values that a key takes more than once."""
+    for key, values in sweep.items():
+        told = [_told(value) for value in values] if not isinstance(values, Mapping) else []
+        for number, value in enumerate(told):
+            if value in told[:number]:
+                place = document.place((SWEEP, key, number))
+                yield place.problem(f"sweep.{key} has {value} twice: a second run of it would find the same")
+
+
+def _clashes(choices: Mapping[str, Sequence[Choice]]) -> Iterator[Problem]:
+    """Settings that replace what stands before them in another key or name of the sweep, so that it says nothing."""
+    before: dict[str, str] = {}
+    for name, every in choices.items():
+        own = {setting.key: setting.place for choice in every for setting in choice.settings}
+        for key, place in own.items():
+            lost = next((known for known in before if known == key or known.startswith(f"{key}.")), None)
+            if lost is not None:
+                what = f"sweep.{name} sets {key}, and so replaces what sweep.{before[lost]} sets"
+                yield place.problem(what, hint="let what is set whole stand first, and each key vary once")
+        before |= dict.fromkeys(own, name)
+
+
+def _told(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _moved(problem: Problem, at: Mapping[str, Place]) -> Problem:

@@ -86,11 +86,10 @@ def _default(key: str, value: Schema, schema: Schema) -> str:
 
 def _value(value: Schema) -> str:
     """What a key takes, in words."""
-    if "anyOf" in value:
-        found = dict.fromkeys(_value(one) for one in value["anyOf"] if one.get("type") != "null")
-        return " or ".join(found)
-    if "oneOf" in value:
+    if "discriminator" in value:
         return "a source"
+    if members := value.get("anyOf", value.get("oneOf")):
+        return " or ".join(dict.fromkeys(_value(one) for one in members if one.get("type") != "null"))
     if "$ref" in value:
         return "a mapping"
     if "const" in value:
@@ -106,7 +105,8 @@ def _typed(value: Schema) -> str:
             inner = value["additionalProperties"]
             if inner is True:
                 return "by name: any value"
-            return "mappings by name" if "$ref" in inner or "oneOf" in inner else f"by name: {_value(inner)}"
+            mappings = "$ref" in inner or "discriminator" in inner or inner.get("type") == "object"
+            return "mappings by name" if mappings else f"by name: {_value(inner)}"
         case "array":
             return f"a list: {_value(value['items'])}" if "items" in value else "a list"
         case "integer":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compose.errors import ConfigError
 from compose.recipes.console import Console
 from compose.recipes.document import KeyPath
 from compose.recipes.experiment import Experiment, located
@@ -113,7 +114,10 @@ def check_stages(experiment: Experiment) -> None:
         check_loggers(experiment.recipe.log)
     for index, stage in enumerate(experiment.recipe.train):
         with located(experiment.document, ("train", index, "class_weights")):
-            check_class_weights(experiment.model, task_names(stage.expression), class_weights_of(experiment, stage))
+            weights = class_weights_of(experiment, stage)
+            if stage.class_weights and not weights:
+                raise ConfigError("class_weights: balanced, but no task of the stage has labels to weigh")
+            check_class_weights(experiment.model, task_names(stage.expression), weights)
         if stage.early_stopping is not None:
             with located(experiment.document, ("train", index, "early_stopping")):
                 early = EarlyStopping(**stage.early_stopping.model_dump())

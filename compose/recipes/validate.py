@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from compose.errors import Problem, RecipeError, listing
-from compose.recipes.checks import check
+from compose.recipes.checks import check, check_alone
 from compose.recipes.document import Document, KeyPath, Place, dotted
 from compose.recipes.include import INCLUDE, load_recipe
 from compose.recipes.keys import RENAMED, Renamed, renamed_keys, unknown_key
@@ -35,6 +36,9 @@ KINDS = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+
+PARTS = ("data", "adapters", "heads")
+"""The sections whose parts can be checked without the others."""
 
 FOR_LOAD = ("from", "path", "folder", "pretrained", "load_from")
 """What others call `load`."""
@@ -86,17 +90,36 @@ def validate(document: Document, renamed: Sequence[Renamed] = RENAMED, prepare: 
     except ValidationError as error:
         details = error.errors(include_url=False)
         found = [_problem(document, each) for each in details if _path(document.data, each["loc"])[0] not in older]
-        raise RecipeError(list(dict.fromkeys((*older.values(), *found)))) from None
+        others = _others(document, details) if prepare is None else []
+        raise RecipeError(list(dict.fromkeys((*older.values(), *found, *others)))) from None
     if older:  # among options, which are free here
         raise RecipeError(list(older.values()))
-    recipe = recipe.model_copy(update={"data": _located(recipe, document), "data_folder": None})
-    recipe = recipe.model_copy(update=dict(absolute_folders(recipe, document)))
+    recipe = _begun(recipe, document)
     if prepare is not None:
         recipe = prepare(recipe, document)
     problems = check(recipe, document) or _sweep_problems(recipe, document, prepare)
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _begun(recipe: Recipe, document: Document) -> Recipe:
+    """A recipe whose paths are absolute."""
+    recipe = recipe.model_copy(update={"data": _located(recipe, document), "data_folder": None})
+    return recipe.model_copy(update=dict(absolute_folders(recipe, document)))
+
+
+def _others(document: Document, details: Sequence[ErrorDetails]) -> list[Problem]:
+    """What is wrong with the named parts of a recipe that the schema finds nothing wrong with, each by itself."""
+    faulty = {_path(document.data, each["loc"])[0][:2] for each in details}
+    parts = {
+        section: {name: part for name, part in named.items() if (section, name) not in faulty}
+        for section, named in document.data.items()
+        if section in PARTS and isinstance(named, dict)
+    }
+    folder = {key: document.data[key] for key in ("data_folder",) if key in document.data and (key,) not in faulty}
+    recipe = Recipe.model_validate({"recipe": 1, "name": "parts", "backbone": "none", **folder, **parts})
+    return check_alone(_begun(recipe, document), document)
 
 
 def _sweep_problems(recipe: Recipe, document: Document, prepare: Prepare | None) -> list[Problem]:
@@ -136,9 +159,10 @@ def _problem(document: Document, details: ErrorDetails) -> Problem:
     if kind == "missing":
         return document.place(path, key=True).problem(f"'{rest[0]}' is missing in {name}", hint=_example(str(rest[0])))
     if kind == "not_made":
-        other = next((key for key in FOR_LOAD if key in value), None)
+        misspelt = get_close_matches(context["key"], value, 1)
+        other = next((key for key in (*misspelt, *FOR_LOAD) if key in value), None)
         hint = f"{_example(context['key'])}, or load: FOLDER for what is trained already"
-        hint = "'load' is what it is called here" if other else hint
+        hint = f"'{context['key'] if misspelt else 'load'}' is what it is called here" if other else hint
         at = document.place((*path, other) if other else path, key=True)
         return at.problem(f"'{context['key']}' is missing in {name}", hint=hint)
     if kind == "not_with_load":

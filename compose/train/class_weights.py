@@ -69,7 +69,7 @@ def weights_of(head: Head, groups: Sequence[RowGroup], chosen: ClassWeights) -> 
         head: of the task.
         groups: the rows.
         chosen: `balanced` is for classes rows / (classes x rows of the class), as in scikit-learn; where a row has
-            several labels, rows without the label / rows with it. A label that no row has is 1.
+            several labels, rows without the label / rows with it. A label that no row has, or every one, is 1.
     """
     if chosen != "balanced":
         return torch.tensor([float(chosen.get(label, 1.0)) for label in head.labels], dtype=torch.float64)
@@ -91,8 +91,12 @@ def _of_rows(head: Head, labels: list[list[Any]]) -> list[float]:
 
 
 def _of_positives(head: Head, labels: list[list[Any]]) -> list[float]:
-    columns = [[value for value in column if not math.isnan(value)] for column in zip(*labels, strict=True)]
+    columns = [[row[place] for row in labels if _counts(row[place])] for place in range(len(head.labels))]
     return [(len(each) - sum(each)) / sum(each) if 0 < sum(each) < len(each) else 1.0 for each in columns]
+
+
+def _counts(value: float) -> bool:
+    return not math.isnan(value) and value != IGNORED
 
 
 _BALANCED: dict[Weighs, Callable[[Head, list[list[Any]]], list[float]]] = {

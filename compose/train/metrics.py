@@ -72,7 +72,9 @@ def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def matthews(gold: Sequence[str], predicted: Sequence[str]) -> float:
-    """Matthews' correlation of labels: 0 for guessing, whatever the labels' shares."""
+    """Matthews' correlation of labels: 0 for guessing, whatever the labels' shares, and where there is one only."""
+    if len({*gold, *predicted}) < 2:
+        return 0.0
     return float(require("sklearn.metrics").matthews_corrcoef(gold, predicted))
 
 
@@ -86,8 +88,13 @@ def _f1(average: str) -> Metric:
 def _multi_label_f1(average: str) -> Metric:
     def of_sets(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
         names = sorted({name for row in (*gold, *predicted) for name in row})
-        one_hot = [[[int(name in row) for name in names] for row in rows] for rows in (gold, predicted)]
-        return float(require("sklearn.metrics").f1_score(*one_hot, average=average, zero_division=0.0))
+        if not names:
+            return 0.0
+        # A column more, not counted: scikit-learn takes a single one for classes that exclude each other.
+        one_hot = [[[*(int(name in row) for name in names), 0] for row in rows] for rows in (gold, predicted)]
+        counted = list(range(len(names)))
+        f1_score = require("sklearn.metrics").f1_score
+        return float(f1_score(*one_hot, labels=counted, average=average, zero_division=0.0))
 
     return of_sets
 
@@ -271,6 +278,6 @@ def details(kind: Kind, gold: Sequence[Any], predicted: Sequence[Any]) -> dict[s
     """
     if kind == "single":
         labels = sorted({*gold, *predicted})
-        counts = require("sklearn.metrics").confusion_matrix(gold, predicted, labels=labels)
-        return {"confusion": {"labels": labels, "counts": counts.tolist()}}
+        pairs = Counter(zip(gold, predicted, strict=True))
+        return {"confusion": {"labels": labels, "counts": [[pairs[a, b] for b in labels] for a in labels]}}
     return {"types": entity_types(gold, predicted)} if kind == "tagging" else {}

@@ -79,6 +79,9 @@ def test_a_recipe_with_a_sweep_is_read() -> None:
         ("length: {short: 1}", "r.yaml:16:19", "sweep.length.short must be a mapping, not 1"),
         ("length: {}", "r.yaml:16:11", "sweep.length must not be empty"),
         (f"seed: {list(range(MOST + 1))}", "r.yaml:15:1", f"{MOST + 1} members, but a sweep has at most {MOST}"),
+        ("seed: [1, 2, 1]", "r.yaml:16:16", "sweep.seed has 1 twice"),
+        ("seed: [1, 2]\n  length: {short: {seed: 3}}", "r.yaml:17:26", "replaces what sweep.seed sets"),
+        ("train.0.epochs: [1, 2]\n  train.0: [{expression: topic}]", "r.yaml:17:13", "what sweep.train.0.epochs sets"),
         ("predict.expression: [topic, entitis]", "r.yaml:16:31", "there is no adapter 'entitis'"),
     ],
 )

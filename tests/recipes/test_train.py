@@ -11,6 +11,7 @@ import torch
 
 from compose.errors import ConfigError, FileError, InputError
 from compose.heads.spec import make_head_config
+from compose.recipes.experiment import labels_of
 from compose.runtime.attach import attach
 from compose.runtime.model import Model
 from compose.train.columns import Columns
@@ -23,6 +24,7 @@ from compose.train.read import read_examples
 from compose.train.rows import row_groups
 from compose.train.tfidf import tfidf
 from tests.heads.texts import bert, tokenizer
+from tests.recipes.small import read
 
 # A letter decides the label; the word "new york" is a city.
 TEXTS = ["a b new york", "c d", "a a b", "d d new york c", "b a", "c c d", "a new york", "d c c c"]
@@ -115,6 +117,13 @@ def test_labels_come_from_the_data() -> None:
     assert Dataset("x", "entities", tuple(MARKED)).labels() == ["O", "B-city", "I-city"]
     words = (Example(["a", "b"], ("I-x", "O")),)
     assert Dataset("x", "tags", words).labels() == ["O", "I-x"]
+
+
+@pytest.mark.parametrize("labels", ["{no: 1, yes: 0}", "{0: yes, 1: no}", "[yes, no]"])
+def test_labels_that_a_head_says_are_in_the_order_of_their_ids(labels: str) -> None:
+    said = f"recipe: 1\nname: a\nbackbone: b\nheads: {{x: {{kind: classification, labels: {labels}}}}}\n"
+    assert labels_of(read(said), {}, "x") == ["yes", "no"]
+    assert labels_of(read(said.replace(labels, "2")), {}, "x") == ["LABEL_0", "LABEL_1"]
 
 
 def test_spans_of_tags_are_a_scorers() -> None:

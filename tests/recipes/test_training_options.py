@@ -89,6 +89,14 @@ def test_what_there_is_not_is_said_before_training(recipe: Path, tmp_path: Path,
     assert "train both" not in stream.getvalue() and not list(tmp_path.iterdir())
 
 
+def test_balanced_weights_where_there_are_no_labels(recipe: Path, tmp_path: Path) -> None:
+    stage = '{expression: Parallel(lm="letter"), class_weights: balanced}'
+    rows = f"data.lm={{kind: jsonl, train: {recipe.parent / 'rows.jsonl'}, text: text}}"
+    own = ["heads.lm.kind=masked_lm", rows, f"train=[{stage}]"]
+    with pytest.raises(RecipeError, match="no task of the stage has labels"):
+        run(recipe, own, tmp_path / "run", console=Console(quiet=True))
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [

@@ -42,6 +42,7 @@ WRONG = [
     ("recipe: 1\n", "", "r.yaml:1:1", "'recipe' is missing"),
     ("recipe: 1", "recipe: 2", "r.yaml:1:9", "recipe must be 1, not 2"),
     ("name: small", "name: ../small", "r.yaml:2:7", "not a legal name"),
+    ("name: small", "name: ..", "r.yaml:2:7", "not a legal name"),
     ("name: small", "name: 5", "r.yaml:2:7", "name must be text, not 5"),
     ("backbone: minilm", "backbone:", "r.yaml:3:10", "backbone must be a mapping, not nothing"),
     ("backbone: minilm", "backbone: {nam: minilm}", "r.yaml:3:12", "'name'"),
@@ -58,6 +59,8 @@ WRONG = [
     ("learning_rate: 5e-4", "texts: [a]", "r.yaml:16:36", "'texts' belongs in predict"),
     ("learning_rate: 5e-4", "regime: adapter", "r.yaml:16:44", "legal: 'adapters'"),
     ("learning_rate: 5e-4", "regime: fusion", "r.yaml:16:44", "no Fuse"),
+    ("learning_rate: 5e-4", "last: 2", "r.yaml:16:36", "last has no meaning with regime: adapters"),
+    ("texts: [Where is it]", "compare: {messages: [1]}", "r.yaml:22:3", "predict.compare has nothing to answer"),
     ("learning_rate: 5e-4", "data: {tone: topic}", "r.yaml:16:43", "no task 'tone'"),
     ("learning_rate: 5e-4", "data: {topic: topics}", "r.yaml:16:50", "legal: 'topic'"),
     ("learning_rate: 5e-4", "data: {topic: entities}", "r.yaml:16:50", "learns from label"),
@@ -70,7 +73,9 @@ WRONG = [
     ('Parallel("topic", "entities")', 'Parallel("topic", "entitis")', "r.yaml:18:41", "legal: 'entities'"),
     ('Parallel("topic", "entities")', 'Fuse("topic", "entities")', "r.yaml:18", "no fusion 'topic,entities'"),
     ('Parallel("topic", "entities")', '__import__("os")', "r.yaml:18:23", "no block is called '__import__'"),
-    ("method: seq_bn", "metod: seq_bn", "r.yaml:8:3", "'method' is missing"),
+    ("method: seq_bn", "metod: seq_bn", "r.yaml:8:11", "'method' is what it is called here"),
+    ("method: seq_bn, ", "", "r.yaml:8:3", "'method' is missing"),
+    ("bundled, name: messages, entities: entities", "digits, label: digit", "r.yaml:6:3", "images, but data.topic has"),
     ("method: seq_bn", "method: seq_nb", "r.yaml:8:19", "legal: 'seq_bn'"),
     ("reduction_factor: 8", "reduction_facto: 8", "r.yaml:8:27", "legal: 'reduction_factor'"),
     ("reduction_factor: 8", "reduction_factor: -1", "r.yaml:8:45", "reduction_factor must be"),
@@ -81,6 +86,8 @@ WRONG = [
     ("pooling: mean", "labels: []", "r.yaml:11:41", "at least one name"),
     ("pooling: mean", "labels: [1, 2]", "r.yaml:11:41", "every name is a text"),
     ("pooling: mean", "labels: [sale, sales]", "r.yaml:11:41", "which the head 'topic' lacks"),
+    ("pooling: mean", "labels: 2", "r.yaml:11:41", "legal: 'LABEL_0', 'LABEL_1'"),
+    ("pooling: mean", "labels: {sale: 1, sales: 0}", "r.yaml:11:41", "which the head 'topic' lacks"),
     ("kind: tagging", "kind: tagging, labels: [O, B-place, I-place]", "r.yaml:12:37", "the head 'entities' lacks"),
     ("kind: tagging", "kind: taging", "r.yaml:12:20", "legal: 'tagging'"),
     ("kind: tagging", "kind: causal_lm", "r.yaml:18", "causal_lm head 'entities' learns from text alone"),
@@ -135,12 +142,36 @@ def test_mistakes_are_told_with_their_place(old: str, new: str, where: str, what
     assert any(line.startswith((f"{where}:", f"{where} ")) for line in found.splitlines()), found
 
 
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ("sampling: evenly", "sampling must be one of the legal values, not 'evenly'"),
+        ("sampling: {temperature: 0}", "sampling.temperature is 0"),
+        ("class_weights: even", "class_weights must be balanced, not 'even'"),
+        ("class_weights: {topic: even}", "class_weights.topic must be balanced, not 'even'"),
+        ("class_weights: {topic: {billing: 0}}", "class_weights.topic.billing is 0"),
+    ],
+)
+def test_what_may_be_a_word_or_a_mapping_is_one_mistake(given: str, what: str) -> None:
+    found = error_of(changed("learning_rate: 5e-4", given))
+    assert what in found and found.count("r.yaml:") == 1, found
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     text = changed("epochs: 2", "epochs: x").replace("name: small", "nam: small").replace("first: [0, 1]", "first: 0")
     found = error_of(text)
     assert {"r.yaml:1:1", "r.yaml:2:1", "r.yaml:16:33", "r.yaml:19:42"} <= {
         line.split(": ")[0] for line in found.splitlines()
     }
+
+
+def test_parts_that_are_wrong_by_themselves_are_told_beside_what_the_schema_refuses() -> None:
+    text = changed("epochs: 2", "epocs: 2").replace("kind: tagging", "kind: taging").replace("r: 4", "r: four")
+    found = error_of(text.replace("label: topic}", "label: topics}").replace("name: small", "nam: small"))
+    assert all(
+        part in found for part in ("'epochs'", "'taging'", "r must be", "no column 'topics'", "'name' is missing")
+    )
+    assert "has no head" not in found and "there is no adapter" not in found, "what hangs on others is not guessed at"
 
 
 def test_the_line_of_an_expression_is_marked_at_the_name() -> None:

@@ -98,6 +98,19 @@ def test_entities_by_type() -> None:
     assert details("tagging", ENTITIES, FOUND) == {"types": found}
 
 
+def test_sets_of_one_label_or_none() -> None:
+    rows, none = [("a",), (), ()], [(), (), ()]
+    assert score("multi_label", rows, none) == {"f1_micro": 0.0, "f1_macro": 0.0, "exact_match": 2 / 3}
+    assert score("multi_label", rows, rows) == {"f1_micro": 1.0, "f1_macro": 1.0, "exact_match": 1.0}
+    assert score("multi_label", none, none) == {"f1_micro": 0.0, "f1_macro": 0.0, "exact_match": 1.0}
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_label_alone_is_no_reason_to_warn() -> None:
+    assert details("single", ["a"] * 3, ["a"] * 3) == {"confusion": {"labels": ["a"], "counts": [[3]]}}
+    assert score("single", ["a"] * 3, ["a"] * 3)["matthews"] == 0.0
+
+
 def test_confusions_have_a_row_for_what_is_right() -> None:
     assert details("single", GOLD, SAID) == {
         "confusion": {"labels": ["a", "b", "c"], "counts": [[1, 1, 0], [0, 1, 0], [0, 1, 0]]}

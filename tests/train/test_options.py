@@ -78,6 +78,10 @@ def test_accumulated_gradients_are_those_of_the_whole_step(limits: dict[str, Any
     assert_same(parts, whole)
 
 
+def test_a_seed_may_be_greater_than_the_ones_numpy_takes() -> None:
+    assert trained(seed=2**40, max_steps=1)[1].losses == trained(seed=2**40, max_steps=1)[1].losses
+
+
 def test_a_step_counts_once_however_many_parts_it_has() -> None:
     found = []
     for size, times in ((4, 1), (1, 4)):
@@ -193,6 +197,10 @@ def test_several_labels_a_row_weigh_their_yes() -> None:
     groups = row_groups(made, {"marks": [Example(text, each) for text, each in zip(TEXTS, said, strict=False)]})
     assert weights_of(head, groups, "balanced").tolist() == [1 / 3, 3.0, 1.0, 1.0]
     assert weights_of(head, groups, {"rarely": 4.0}).tolist() == [1.0, 4.0, 1.0, 1.0]
+    rows = [{"labels": {"marks": row}} for row in ([1, 0, 0, -100], [0, 0, 1, -100], [0, 0, 1, 1])]
+    holed = [RowGroup(("marks",), tuple(rows)), RowGroup(("marks",), ({"labels": {}},))]
+    assert weights_of(head, holed, "balanced").tolist() == [2.0, 1.0, 0.5, 1.0]
+    assert weights_of(head, holed[1:], "balanced").tolist() == [1.0] * 4, "where no row has any"
 
 
 def test_class_weights_that_do_not_fit() -> None:

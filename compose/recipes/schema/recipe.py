@@ -79,7 +79,7 @@ class Recipe(Section):
 
     recipe: Literal[1]
     include: Text | tuple[Text, ...] | None = None
-    name: Annotated[str, Strict(), Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Strict(), Field(pattern=r"^[.]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=64)]
     description: Annotated[str, Strict()] = ""
     seed: Natural = 42
     seeds: tuple[Natural, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict
+from pydantic import BaseModel, Discriminator, Field, Strict, Tag
 
 from compose.recipes.schema.base import Count, Flag, Fraction, Natural, NotNegative, Positive, Section, Text
 
@@ -24,8 +24,21 @@ TRAINS_BACKBONE: tuple[Regime, ...] = ("last_layers", "full", "full+adapters")
 """Regimes in which weights of the backbone are trained."""
 
 
+WORD, MAPPING = "a word", "a mapping"
+
+
+def _said_as(value: object) -> str:
+    """Which of the two is meant; a plain union would tell of each why the value is none."""
+    return MAPPING if isinstance(value, dict | BaseModel) else WORD
+
+
 Balanced = Literal["balanced"]
-LabelWeights = Balanced | dict[str, Positive]
+LabelWeights = Annotated[
+    Annotated[Balanced, Tag(WORD)] | Annotated[dict[str, Positive], Tag(MAPPING)], Discriminator(_said_as)
+]
+ClassWeights = Annotated[
+    Annotated[Balanced, Tag(WORD)] | Annotated[dict[str, LabelWeights], Tag(MAPPING)], Discriminator(_said_as)
+]
 
 
 class Temperature(Section):
@@ -36,6 +49,12 @@ class Temperature(Section):
     """
 
     temperature: Annotated[float, Strict(), Field(ge=1)]
+
+
+Sampling = Annotated[
+    Annotated[Literal["proportional", "uniform"], Tag(WORD)] | Annotated[Temperature, Tag(MAPPING)],
+    Discriminator(_said_as),
+]
 
 
 class EarlyStop(Section):
@@ -111,8 +130,8 @@ class Stage(Section):
     gradient_checkpointing: Flag = False
     max_steps: Count | None = None
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    sampling: Literal["proportional", "uniform"] | Temperature = "proportional"
-    class_weights: Balanced | dict[str, LabelWeights] = {}
+    sampling: Sampling = "proportional"
+    class_weights: ClassWeights = {}
     early_stopping: EarlyStop | None = None
     stride: Natural | None = None
 

@@ -104,7 +104,7 @@ class StepTrainer(Trainer):
             output_dir=str(folder),
             max_steps=done + len(steps),
             max_grad_norm=MAX_NORM,
-            seed=work.settings.seed % 2**32,  # what numpy takes; it is drawn from what is seeded before the first step
+            seed=work.settings.seed % 2**32,  # numpy takes no more; nothing is drawn from it
             use_cpu=work.model.device.type == "cpu",
             ddp_find_unused_parameters=True,  # a step runs some tasks, and on some layers
             ddp_broadcast_buffers=False,

@@ -134,8 +134,8 @@ def build(recipe: Recipe, document: Document) -> Experiment:
     data = read_sources(recipe, folder, _needed(recipe))
     with located(document, ("backbone", "name" if recipe.backbone.name else "config")):
         model = load_backbone(recipe)
-    with located(document, ("backbone", "device")):
-        place(model, recipe.backbone.device)
+    with located(document, ("device",)):
+        place(model, recipe.device)
     problems = list(modality_problems(recipe, document, model.spec.modality))
     if problems:
         raise RecipeError(problems)

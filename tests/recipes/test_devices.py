@@ -33,6 +33,6 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_gpu_that_is_not_there_is_told_at_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     recipe = write_experiment(tmp_path)
-    with pytest.raises(RecipeError, match=r"--set backbone\.device=cuda: GPU 0 is needed, but torch sees 0"):
-        run(recipe, ["backbone.device=cuda"], tmp_path / "run", console=Console(quiet=True))
+    with pytest.raises(RecipeError, match=r"--set device=cuda: GPU 0 is needed, but torch sees 0"):
+        run(recipe, ["device=cuda"], tmp_path / "run", console=Console(quiet=True))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("run")] == []

@@ -22,14 +22,12 @@ class Backbone(Section):
         architecture: what to make a backbone of with random weights: `vit`, or another one that compose knows.
         config: what is other than the architecture's defaults, as transformers' configuration calls it.
         dtype: the type of its weights; by default that of its files.
-        device: what computes: `cpu`, or `cuda`, a GPU. Runs on GPUs are untested.
     """
 
     name: Text | None = None
     architecture: Text | None = None
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "float64", "bfloat16", "float16"] | None = None
-    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def called(self) -> str:

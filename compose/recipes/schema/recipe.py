@@ -64,6 +64,7 @@ class Recipe(Section):
             each of which sets any keys: everything runs for each combination.
         backbone: the frozen transformer.
         precision: what is computed in; by default the type of the backbone's weights.
+        device: what computes, `cpu` or `cuda`, a GPU. Runs on GPUs are untested.
         data_folder: where the paths of data begin; by default each begins in the folder of the file that it stands in.
         data: sources of labelled rows, by name.
         adapters: by name.
@@ -86,6 +87,7 @@ class Recipe(Section):
     sweep: dict[str, Swept] = {}
     backbone: Annotated[Backbone, BeforeValidator(_named, json_schema_input_type=Text | Backbone)]
     precision: Precision | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
     data_folder: Text | None = None
     data: dict[str, DataSource] = {}
     adapters: dict[str, Adapter] = {}

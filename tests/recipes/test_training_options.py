@@ -105,8 +105,6 @@ def test_balanced_weights_where_there_are_no_labels(recipe: Path, tmp_path: Path
             "early_stopping needs a validation part, which the data of task 'topic' lack",
         ),
         ("class_weights: {tone: balanced}", "the expression has no task 'tone'"),
-        ("sampling: sometimes", "sampling"),
-        ("sampling: {temperature: 0.5}", "greater than or equal to 1"),
         ("scheduler: steep", "train.0.scheduler must be one of the legal values"),
         ("gradient_accumulation: 0", "greater than or equal to 1"),
     ],

@@ -146,7 +146,7 @@ def test_mistakes_are_told_with_their_place(old: str, new: str, where: str, what
     ("given", "what"),
     [
         ("sampling: evenly", "sampling must be one of the legal values, not 'evenly'"),
-        ("sampling: {temperature: 0}", "sampling.temperature is 0"),
+        ("sampling: {temperature: 0.5}", "sampling.temperature is 0.5"),
         ("class_weights: even", "class_weights must be balanced, not 'even'"),
         ("class_weights: {topic: even}", "class_weights.topic must be balanced, not 'even'"),
         ("class_weights: {topic: {billing: 0}}", "class_weights.topic.billing is 0"),
